@@ -1,0 +1,196 @@
+"""The parts of the page, in their order. Every function gives finished HTML."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from search.report.build import BestAtSize, Ended, Point, Report, TargetView
+from search.report.figures import main_precision, x_axis
+from search.report.pieces import identity, named, number, plot, section, short, table, variant
+from search.words import say, say_duration, say_interval, say_layers, say_list, say_name
+
+_COSTS = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j")
+_STATUS = {"infeasible": "ruled out"}
+_GLOSSARY = (
+    ("plan", "the chain of stages that one trial carries out"),
+    ("strategy", "a named shape of plan"),
+    ("variant", "one trained model at one precision, a point in the plots"),
+    ("front", "the variants that no other one beats in every objective"),
+    ("hypervolume", "how much of the space between the worst and the best values the front covers"),
+    ("base", "the model that everything starts from; fine-tuned in full, it is the baseline"),
+    ("target", "where the model must serve"),
+)
+
+
+def sections(report: Report, plots: Mapping[str, Any]) -> list[str]:
+    """Everything below the header."""
+    return [
+        *(_front(view, report, plots) for view in report.targets),
+        _best(report, plots),
+        _over_time(plots),
+        _importance(report, plots),
+        _ended(report),
+        _costs(report),
+        _time(report),
+        _reproduce(report),
+        _footer(),
+    ]
+
+
+def front_table(view: TargetView, report: Report) -> str:
+    """The front on one target, cheapest first."""
+    costs = list(dict.fromkeys([*(n for n in report.objectives if n != report.metric), "latency_ms", "size_mb"]))
+    rows = [_front_row(point, costs, report) for point in view.front]
+    heads = ["variant", f"#{say_name(report.metric)}", "#on test", *(f"#{say_name(n)}" for n in costs), "#record"]
+    return table(heads, rows, chosen=[point.chosen for point in view.front])
+
+
+# Sections -------------------------------------------------------------------------------------------------------
+
+
+def _front(view: TargetView, report: Report, plots: Mapping[str, Any]) -> str:
+    title = f"The front on {view.name}"
+    if not view.points:
+        return section(title, "<p>No variant was trained to its end.</p>")
+    cost = x_axis(report.objectives, report.metric)
+    dominated = len(view.points) - len(view.front)
+    intro = f"{view.summary[:1].upper()}{view.summary[1:]}. " if view.summary else ""
+    if view.estimated:
+        intro += "Costs here are estimated from a profile of the device, not measured. "
+    intro += (
+        f"Up and to the left is better. The faint ones ({dominated}) are beaten by another one or break a constraint."
+    )
+    more = [say_name(name) for name in report.objectives if name not in (report.metric, cost)]
+    if more:
+        intro += f" The front is also one of {say_list(more)}, which the plot does not show."
+    return section(title, f"<p>{escape(intro)}</p>{plot(f'front-{view.name}', plots)}{front_table(view, report)}")
+
+
+def _front_row(point: Point, costs: Sequence[str], report: Report) -> list[str]:
+    record, metric = point.record, report.metric
+    return [
+        variant(record.strategy, f"{point.size}, {record.precision}"),
+        number(say(metric, record.quality), say_interval(metric, record.quality_low, record.quality_high)),
+        number(say(metric, point.test.value), say_interval(metric, point.test.low, point.test.high))
+        if point.test
+        else number("–"),
+        *(number(say(name, record.value(name, metric))) for name in costs),
+        identity(record.record_id),
+    ]
+
+
+def _best(report: Report, plots: Mapping[str, Any]) -> str:
+    if not report.best:
+        return ""
+    precision = main_precision(report.best)
+    text = (
+        f"<p>What each strategy reached at equal size, the best of its trials, at {escape(precision)}. Strategies had "
+        "different numbers of trials; overlapping intervals mean that the difference may be chance.</p>"
+    )
+    rows = [_best_row(row, report.metric) for row in report.best]
+    heads = ["variant", f"#{say_name(report.metric)}", "#on test", "#latency", "#training", "#record"]
+    every = f"<details><summary>All {len(rows)} as a table</summary>{table(heads, rows)}</details>"
+    return section("Best of every strategy at each size", text + plot("best", plots) + every)
+
+
+def _best_row(row: BestAtSize, metric: str) -> list[str]:
+    record = row.record
+    return [
+        variant(row.strategy, f"{say_layers(row.num_layers)}, {row.precision}"),
+        number(say(metric, record.quality), say_interval(metric, record.quality_low, record.quality_high)),
+        number(say(metric, row.test.value) if row.test else "–"),
+        number(say("latency_ms", record.latency_ms)),
+        number(say("train_seconds", record.train_seconds)),
+        identity(record.record_id),
+    ]
+
+
+def _over_time(plots: Mapping[str, Any]) -> str:
+    if "over-time" not in plots:
+        return ""
+    text = (
+        "<p>The hypervolume after each trial. Objectives are scaled to their range in this run, costs by their "
+        "logarithm; where the line is flat, more trials found nothing better.</p>"
+    )
+    return section("Progress of the search", text + plot("over-time", plots))
+
+
+def _importance(report: Report, plots: Mapping[str, Any]) -> str:
+    found = report.importance
+    if not found.shares:
+        return section("Which settings mattered", f"<p>{escape(found.note)}</p>")
+    text = (
+        f"Permutation importance for {say_name(report.metric)} in a random forest over {found.num_trials} complete "
+        f"trials, which explains {max(0.0, found.explained):.0%} of the variance on trials that it has not seen. "
+        f"{found.note}"
+    )
+    return section("Which settings mattered", f"<p>{escape(text)}</p>{plot('importance', plots)}")
+
+
+def _ended(report: Report) -> str:
+    counts = say_list([f"{count} {_STATUS.get(s, s)}" for s, count in sorted(report.counts.items())]) or "none"
+    text = f"<p>Trials and sizes by how they ended: {escape(counts)}.</p>"
+    if not report.ended:
+        return section("Stopped, failed, ruled out", f"{text}<p>Every trial came to its end.</p>")
+    rows = [_ended_row(row) for row in report.ended]
+    return section("Stopped, failed, ruled out", text + table(["trial", "how it ended", "why"], rows))
+
+
+def _ended_row(row: Ended) -> list[str]:
+    share = f" at {row.fidelity:.0%}" if row.status == "stopped" else ""
+    detail = f"<details><summary>whole text</summary><pre>{escape(row.detail)}</pre></details>" if row.detail else ""
+    return [
+        named(row.trial, row.what),
+        short(f"{_STATUS.get(row.status, row.status)}{share}"),
+        f'<td class="long">{escape(row.why)}{detail}</td>',
+    ]
+
+
+def _costs(report: Report) -> str:
+    if not report.costs:
+        return ""
+    shown = [name for name in _COSTS if any(row.get(name) is not None for row in report.costs)]
+    rows = [
+        [short(say_layers(row["num_layers"])), short(str(row.get("precision", ""))), _cost_target(row)]
+        + [number(say(name, row.get(name))) for name in shown]
+        for row in report.costs
+    ]
+    text = (
+        "<p>Serving costs depend on size, precision and target alone, so they were known before the first trial. "
+        "Latencies are ratios to the base, measured side by side, times its own latency in this run.</p>"
+    )
+    return section("Cost table", text + table(["size", "", "target", *(f"#{say_name(n)}" for n in shown)], rows))
+
+
+def _cost_target(row: Mapping[str, Any]) -> str:
+    mark = ' <span class="tag">estimated</span>' if row.get("estimated") else ""
+    return f'<td class="short">{escape(str(row.get("target", "")))}{mark}</td>'
+
+
+def _time(report: Report) -> str:
+    time = report.time
+    spent = max(0.0, time.train - time.saved)
+    lines = [
+        f"{say_duration(time.wall)} from the first trial's start to the last one's end.",
+        f"{say_duration(time.train)} of training, had every plan been trained alone; "
+        f"{say_duration(time.saved)} of it was saved, because a beginning was there already, and "
+        f"{say_duration(spent)} spent.",
+        f"{say_duration(time.overhead)} beside training: deployment, evaluation, waiting.",
+    ]
+    return section("Time", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>")
+
+
+def _reproduce(report: Report) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
+    text = (
+        "<p>Save this as <code>spec.yaml</code> and run the command. The same seed and the same records give the same "
+        "proposals; measured times differ.</p><pre>distune search spec.yaml</pre>"
+        f"<p>Seed {report.seed}. {escape(versions)}</p>"
+    )
+    spec = f"<details><summary>spec.yaml</summary><pre>{escape(report.spec_text)}</pre></details>"
+    return section("How to reproduce it", text + spec)
+
+
+def _footer() -> str:
+    terms = "; ".join(f"<b>{word}</b>: {meaning}" for word, meaning in _GLOSSARY)
+    return f"<footer><p>{terms}.</p></footer>"

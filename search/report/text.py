@@ -1,0 +1,56 @@
+"""The report for a terminal: the front on each target, and the choice."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from search.report.build import Point, Report, TargetView
+from search.words import say, say_name
+
+
+def render_text(report: Report) -> RenderableType:
+    """Front and choice on each target, readable from 80 columns on. Nothing in it is taken for markup."""
+    parts: list[RenderableType] = []
+    for view in report.targets:
+        parts += [_front(view, report), _choice(view), Text()]
+    return Group(*parts[:-1])
+
+
+def _front(view: TargetView, report: Report) -> RenderableType:
+    mark = ", costs estimated" if view.estimated else ""
+    title = Text(f"{report.name}: front on {view.name}{mark}", style="bold")
+    if not view.front:
+        return title
+    costs = list(dict.fromkeys([*(n for n in report.objectives if n != report.metric), "latency_ms", "size_mb"]))[:3]
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=False)
+    table.add_column("")
+    for head in ("variant", "strategy", "layers", "at"):
+        table.add_column(head, overflow="fold", no_wrap=head == "variant")
+    for head in (say_name(report.metric), "test", *(say_name(name) for name in costs)):
+        table.add_column(head, justify="right", no_wrap=True)
+    for point in view.front:
+        table.add_row(*_row(point, costs, report), style="bold" if point.chosen else None)
+    return table
+
+
+def _row(point: Point, costs: list[str], report: Report) -> list[Text]:
+    record, metric = point.record, report.metric
+    cells = [
+        "▸" if point.chosen else "",
+        record.trial_id,
+        record.strategy,
+        point.size.removesuffix(" layers").removesuffix(" layer"),
+        record.precision,
+        say(metric, record.quality),
+        say(metric, point.test.value) if point.test else "–",
+        *(say(name, record.value(name, metric)) for name in costs),
+    ]
+    return [Text(cell) for cell in cells]
+
+
+def _choice(view: TargetView) -> RenderableType:
+    if view.choice is None or view.chosen is None:
+        return Text(f"No choice: {view.no_choice}", style="yellow")
+    record = view.choice.record
+    head = Text(f"Ship {record.strategy} with {view.chosen.size} at {record.precision} ({record.record_id}).", "green")
+    return Group(head, Text(f"{view.chosen.plan}."), *(Text(f"- {reason}") for reason in view.choice.reasons))

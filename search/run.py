@@ -1,0 +1,295 @@
+"""A run's folder, read: records, front, choice, outputs. Needs neither torch nor Ray, and changes no record."""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from numpy.typing import NDArray
+
+from search.goals import Goals, baseline_quality
+from search.ledger import Ledger, read_table, write_table
+from search.pareto import hypervolume, non_dominated
+from search.records import Record
+from search.select import Choice, NoChoice, Wish, choice_to_json, choose
+from spaces.objectives import OBJECTIVES, parse_constraint
+from spaces.plan import Plan
+from spaces.stages import Finetune, Optimisation
+from trainers.storage import Storage
+
+_MARGIN = 1.1
+"""The reference point of the hypervolume, in ranges of each objective from its best value: the ends count too."""
+
+
+class RunError(Exception):
+    """The folder is not that of a run; says what is missing and the way out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """Quality on the test split, which nothing was chosen by, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Run:
+    """One run as it is on its storage at the moment it is loaded."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.spec_text = _read_spec(storage)
+        self.spec: Mapping[str, Any] = yaml.safe_load(self.spec_text) or {}
+        """The resolved spec as plain data."""
+        self.goals = _goals(self.spec)
+        self.ledger = Ledger(storage, metric=self.goals.metric)
+        self.cost_table: pa.Table | None = (
+            read_table(storage, "cost_table.parquet") if storage.exists("cost_table.parquet") else None
+        )
+        self.confirmed: Mapping[str, Confirmed] = {
+            record_id: Confirmed(**found) for record_id, found in _json(storage, "confirmation.json").items()
+        }
+
+    @property
+    def name(self) -> str:
+        """The run's name in its spec."""
+        return str(self.spec.get("name", "run"))
+
+    @property
+    def metric(self) -> str:
+        """The task's quality metric."""
+        return self.goals.metric
+
+    @property
+    def records(self) -> list[Record]:
+        """All records, in the order in which they were finished."""
+        return self.ledger.records
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64] | None:
+        """What is right in each validation row, as a label index; None where the run did not write it down."""
+        rows = _json(self.storage, "validation_labels.json").get("rows")
+        return None if rows is None else np.asarray(rows, dtype=np.int64)
+
+    @cached_property
+    def baseline(self) -> Record | None:
+        """The base model fine-tuned in full by the first teacher recipe, at fp32; None if it is not there."""
+        fingerprint = _baseline_fingerprint(self.spec, self.records)
+        found = [r for r in self.records if r.fingerprint == fingerprint and r.precision == "fp32"]
+        complete = [r for r in found if r.status == "complete"]
+        return next((r for r in complete if r.target == self.goals.targets[0]), next(iter(complete), None))
+
+    @property
+    def baseline_quality(self) -> float | None:
+        """Its quality; None while it is not known."""
+        return baseline_quality(self.records, self.baseline.fingerprint) if self.baseline else None
+
+    def points(self, target: str) -> tuple[list[Record], NDArray[np.float64]]:
+        """Complete variants on ``target`` and their objectives, all minimised: records × objectives, NaN if unknown."""
+        records = [r for r in self.records if r.status == "complete" and r.target == target]
+        rows = [[_minimised(record, name, self.metric) for name in self.goals.objectives] for record in records]
+        return records, np.array(rows, dtype=float).reshape(len(records), len(self.goals.objectives))
+
+    def front_records(self, target: str) -> list[Record]:
+        """Complete, feasible, non-dominated variants on ``target``, cheapest first."""
+        records, points = self.points(target)
+        feasible = np.array([self.goals.feasible(r, baseline=self.baseline_quality) for r in records], dtype=bool)
+        points[~feasible] = np.nan
+        front = [(tuple(point), r) for point, r, on in zip(points, records, non_dominated(points), strict=True) if on]
+        return [record for _, record in sorted(front, key=lambda pair: (pair[0][::-1], pair[1].record_id))]
+
+    def front(self, target: str | None = None) -> pa.Table:
+        """The front on ``target``, or on every target, with the test split's quality in ``test_*`` columns."""
+        targets = [target] if target else self.goals.targets
+        return self._with_test([record for name in targets for record in self.front_records(name)])
+
+    def best_by_size(self) -> pa.Table:
+        """The best complete variant of each strategy at each size and precision: the front's columns and num_layers."""
+        best: dict[tuple[Any, ...], Record] = {}
+        for record in self.records:
+            if record.status == "complete" and record.target == self.goals.targets[0] and record.quality is not None:
+                key = (num_layers(record) or math.inf, record.precision, record.strategy)
+                if key not in best or record.quality > (best[key].quality or 0.0):
+                    best[key] = record
+        records = [best[key] for key in sorted(best)]
+        return self._with_test(records).append_column(
+            "num_layers", pa.array([num_layers(record) for record in records], pa.int64())
+        )
+
+    def select(self, where: Sequence[str] = (), *, target: str | None = None, wish: Wish = "knee") -> Choice:
+        """The variant to ship under the spec's constraints and those in ``where``.
+
+        Raises:
+            NoChoice: none fits.
+            ValueError: a constraint does not parse, or ``target`` or ``wish`` is unknown.
+        """
+        target = target or self.goals.targets[0]
+        if target not in self.goals.targets:
+            raise ValueError(f"target {target!r} is not in this run; it has {', '.join(self.goals.targets)}")
+        return choose(
+            self.records,
+            metric=self.metric,
+            objectives=self.goals.objectives,
+            constraints=[*self.goals.constraints, *(parse_constraint(text) for text in where)],
+            target=target,
+            wish=wish,
+            predictions=self.ledger.predictions,
+            labels=self.labels,
+            baseline=self.baseline_quality,
+        )
+
+    def hypervolume_over_time(self, target: str | None = None) -> pa.Table:
+        """Columns seconds, trials, hypervolume: after each trial that ended, the share of the objectives' box covered.
+
+        Objectives are scaled to their range over all complete variants, costs by their logarithm; the reference point
+        lies at 1.1, so 1 is reached by a variant that is best in everything.
+        """
+        records, points = self.points(target or self.goals.targets[0])
+        scaled = _scaled(points, self.goals)
+        ended: dict[str, float] = {}
+        for record in self.records:
+            if record.number >= 0:
+                ended[record.trial_id] = max(record.finished_at, ended.get(record.trial_id, 0.0))
+        start = min((r.started_at for r in self.records if r.number >= 0), default=0.0)
+        reference = np.full(points.shape[1], _MARGIN)
+        rows = []
+        for trials, until in enumerate(sorted(ended.values()), 1):
+            there = np.array([record.finished_at <= until for record in records], dtype=bool)
+            covered = hypervolume(scaled[there], reference) / _MARGIN ** points.shape[1]
+            rows.append({"seconds": until - start, "trials": trials, "hypervolume": covered})
+        return pa.Table.from_pylist(rows, schema=_OVER_TIME)
+
+    def report(self, path: Path | None = None) -> Path:
+        """Write the report as one HTML file: to ``path``, or as ``report.html`` in the run's folder.
+
+        On an object store it is put there, and a copy on this machine is returned.
+        """
+        # The report draws on plotly; whoever only selects does not pay for it.
+        from search.report.build import build
+        from search.report.html import render_html
+
+        page = render_html(build(self)).encode()
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(page)
+            return path
+        self.storage.write("report.html", page)
+        if self.storage.local_path is not None:
+            return self.storage.local_path / "report.html"
+        copy = Path(tempfile.mkdtemp(prefix="distune-report-")) / "report.html"
+        copy.write_bytes(page)
+        return copy
+
+    def write_outputs(self) -> None:
+        """Write ``trials.parquet``, ``front.parquet``, ``selection.json`` and ``report.html`` to the run's folder."""
+        on_front = {record.record_id for target in self.goals.targets for record in self.front_records(target)}
+        flags = pa.array([record.record_id in on_front for record in self.records], pa.bool_())
+        write_table(self.ledger.table().append_column("on_front", flags), self.storage, "trials.parquet")
+        write_table(self.front(), self.storage, "front.parquet")
+        self.storage.write_json("selection.json", self._selection())
+        self.report()
+
+    def _selection(self) -> dict[str, Any]:
+        found = {}
+        for target in self.goals.targets:
+            try:
+                found[target] = {"target": target, **choice_to_json(self.select(target=target))}
+            except NoChoice as error:
+                found[target] = {"target": target, "record": None, "rivals": [], "reasons": [str(error)]}
+        first, *others = self.goals.targets
+        return {**found[first], "other_targets": [found[target] for target in others]}
+
+    def _with_test(self, records: Sequence[Record]) -> pa.Table:
+        table = self.ledger.table(records)
+        tested = [self.confirmed.get(record.record_id) for record in records]
+        for part, end in (("value", ""), ("low", "_low"), ("high", "_high")):
+            values = [None if found is None else getattr(found, part) for found in tested]
+            table = table.append_column(f"test_{self.metric}{end}", pa.array(values, pa.float64()))
+        return table
+
+    def _repr_html_(self) -> str:
+        from search.report.build import build
+        from search.report.html import render_front
+
+        return render_front(build(self))
+
+
+_OVER_TIME = pa.schema([("seconds", pa.float64()), ("trials", pa.int64()), ("hypervolume", pa.float64())])
+
+
+def load_run(location: str | Path) -> Run:
+    """The run in a folder or at a URI.
+
+    Raises:
+        RunError: it is not a run's folder.
+        LedgerError: a record cannot be read.
+    """
+    return Run(Storage(location))
+
+
+def num_layers(record: Record) -> int | None:
+    """Layers of the model that a record's plan ends in; None: as many as the base has."""
+    return Plan.model_validate_json(record.plan).shape.num_layers if record.plan else None
+
+
+def _read_spec(storage: Storage) -> str:
+    try:
+        return storage.read("spec.yaml").decode()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunError(
+            f"{storage.location} has no spec.yaml, so it is not the folder of a run; "
+            "give the folder that `distune search` named, for example runs/NAME"
+        ) from error
+
+
+def _json(storage: Storage, name: str) -> dict[str, Any]:
+    return dict(storage.read_json(name)) if storage.exists(name) else {}
+
+
+def _goals(spec: Mapping[str, Any]) -> Goals:
+    search = spec.get("search") or {}
+    metric = (spec.get("task") or {}).get("metric") or "accuracy"
+    return Goals(
+        metric=metric,
+        objectives=tuple(search.get("objectives") or (metric, "latency_ms")),
+        constraints=tuple(parse_constraint(text) for text in search.get("constraints") or ()),
+        targets=tuple(spec.get("targets") or ("cpu",)),
+    )
+
+
+def _baseline_fingerprint(spec: Mapping[str, Any], records: Sequence[Record]) -> str | None:
+    search = spec.get("search") or {}
+    recipe = next(iter((search.get("teacher_recipes") or {}).values()), None)
+    some_plan = next((record.plan for record in records if record.plan), None)
+    if recipe is None or some_plan is None:
+        return None
+    optimisation = Optimisation(**{"batch_size": search.get("batch_size", 32), **recipe})
+    plan = Plan.model_validate_json(some_plan)
+    return plan.model_copy(update={"stages": (Finetune(optimisation=optimisation),)}).fingerprint
+
+
+def _minimised(record: Record, name: str, metric: str) -> float:
+    value = record.value(name, metric)
+    if value is None:
+        return math.nan
+    return -value if OBJECTIVES[name].direction == "max" else value
+
+
+def _scaled(points: NDArray[np.float64], goals: Goals) -> NDArray[np.float64]:
+    if not len(points):
+        return points
+    scaled = points.copy()
+    for column, name in enumerate(goals.objectives):
+        if OBJECTIVES[name].direction == "min":
+            scaled[:, column] = np.log(np.maximum(points[:, column], 1e-12))
+    with np.errstate(invalid="ignore"):
+        low = np.nanmin(scaled, axis=0)
+        span = np.nanmax(scaled, axis=0) - low
+    return (scaled - low) / np.where(span > 0, span, 1.0)

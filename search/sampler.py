@@ -1,0 +1,160 @@
+"""Which plan to try next. A pure function of the outcomes so far, the plans under way, the seed and the number.
+
+The study is Optuna's and is laid anew for every proposal, so a search that was interrupted proposes what it would have
+proposed, and the order in which workers finished does not matter. Every variant of a trained plan is told to it:
+complete ones with their values, all others as failed; a value from half-way is never passed off as a result.
+"""
+
+import hashlib
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from search.history import Outcome
+from spaces.choosers import Chooser, FixedChooser, RandomChooser, Value
+from spaces.draw import Draw, draw
+from spaces.objectives import Direction
+from spaces.space import Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_ATTEMPTS = 25
+"""Draws before a search that meets only plans it has had is taken for finished."""
+_STARTUP = 8
+"""Plans with a result before a model guides the draws; the opening counts."""
+
+Propose = Callable[[Sequence[Outcome], Sequence[Draw], int], Draw | None]
+"""(outcomes, plans under way, number) → a plan that is new, or None when the space has no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TpeSampler:
+    """Multi-objective TPE, multivariate and grouped, so that it follows the conditions of the space. [Ozaki2022]"""
+
+    space: Space
+    directions: tuple[Direction, ...]
+    seed: int
+
+    def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
+        """The plan of proposal ``number``."""
+        past = [*self._told(outcomes), *self._under_way(running)]
+        known = {outcome.draw.plan.fingerprint for outcome in outcomes} | {d.plan.fingerprint for d in running}
+        variants = max(1, len({outcome.precision for outcome in outcomes}))
+        for attempt in range(_ATTEMPTS):
+            sampler = _tpe(_seed(self.seed, number, attempt), startup=_STARTUP * variants)
+            study = optuna.create_study(directions=[f"{d}imize" for d in self.directions], sampler=sampler)
+            study.add_trials(past)
+            found = draw(self.space, _TrialChooser(study.ask()))
+            if found.plan.fingerprint not in known:
+                return found
+        return RandomSampler(space=self.space, seed=self.seed)(outcomes, running, number)
+
+    def _told(self, outcomes: Sequence[Outcome]) -> list[FrozenTrial]:
+        return [
+            _frozen(
+                self.space,
+                outcome.draw,
+                TrialState.FAIL if outcome.values is None else TrialState.COMPLETE,
+                values=outcome.values,
+                constraints=dict(outcome.violations),
+            )
+            for outcome in outcomes
+            if outcome.draw.strategy in self.space.strategies
+        ]
+
+    def _under_way(self, running: Sequence[Draw]) -> list[FrozenTrial]:
+        return [_frozen(self.space, d, TrialState.RUNNING) for d in running if d.strategy in self.space.strategies]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSampler:
+    """Draws from the space without looking at results."""
+
+    space: Space
+    seed: int
+
+    def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
+        """The plan of proposal ``number``."""
+        known = {outcome.draw.plan.fingerprint for outcome in outcomes} | {d.plan.fingerprint for d in running}
+        for attempt in range(_ATTEMPTS * 4):
+            found = draw(self.space, RandomChooser(random.Random(_seed(self.seed, number, attempt))))
+            if found.plan.fingerprint not in known:
+                return found
+        return None
+
+
+def make_sampler(name: str, *, space: Space, directions: tuple[Direction, ...], seed: int) -> Propose:
+    """The sampler called ``name``: ``tpe`` or ``random``."""
+    if name == "random":
+        return RandomSampler(space=space, seed=seed)
+    return TpeSampler(space=space, directions=directions, seed=seed)
+
+
+class _TrialChooser:
+    """Asks an Optuna trial."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial = trial
+
+    def categorical(self, name: str, choices: Sequence[Value]) -> Value:
+        return self._trial.suggest_categorical(name, tuple(choices))
+
+    def integer(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        return self._trial.suggest_int(name, low, high, log=log)
+
+    def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return self._trial.suggest_float(name, low, high, log=log)
+
+
+class _DistributionChooser:
+    """Passes on to ``inner`` and keeps the range of everything asked for, in Optuna's words."""
+
+    def __init__(self, inner: Chooser) -> None:
+        self._inner = inner
+        self.asked: dict[str, BaseDistribution] = {}
+
+    def categorical(self, name: str, choices: Sequence[Value]) -> Value:
+        self.asked[name] = CategoricalDistribution(tuple(choices))
+        return self._inner.categorical(name, choices)
+
+    def integer(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        self.asked[name] = IntDistribution(low, high, log=log)
+        return self._inner.integer(name, low, high, log=log)
+
+    def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        self.asked[name] = FloatDistribution(low, high, log=log)
+        return self._inner.real(name, low, high, log=log)
+
+
+def _frozen(
+    space: Space,
+    found: Draw,
+    state: TrialState,
+    *,
+    values: Sequence[float] | None = None,
+    constraints: dict[str, float] | None = None,
+) -> FrozenTrial:
+    params = {"strategy": found.strategy, **found.params}
+    chooser = _DistributionChooser(FixedChooser(params))
+    draw(space, chooser)
+    return optuna.trial.create_trial(
+        state=state, values=values, params=params, distributions=chooser.asked, constraints=constraints or None
+    )
+
+
+def _tpe(seed: int, *, startup: int) -> optuna.samplers.TPESampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
+        )
+
+
+def _seed(seed: int, number: int, attempt: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{number}/{attempt}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")

@@ -1,0 +1,112 @@
+"""How numbers and plans are said to people: one wording for the terminal, the report and the reasons of a choice."""
+
+from collections.abc import Iterable, Sequence
+
+from spaces.objectives import OBJECTIVES, QUALITY_METRICS
+from spaces.plan import Plan
+from spaces.stages import Chain, Distill, Finetune, Optimisation, SelectLayers, Stage
+
+_SHORT = {
+    "latency_ms": "latency",
+    "latency_p95_ms": "latency p95",
+    "size_mb": "size",
+    "memory_mb": "memory",
+    "energy_j": "energy",
+    "train_seconds": "training",
+    "macro_f1": "macro F1",
+}
+
+
+def say_name(name: str) -> str:
+    """A column's name without its unit."""
+    return _SHORT.get(name, name.replace("_", " "))
+
+
+def say(name: str, value: float | None) -> str:
+    """The value of column ``name`` with its unit; a dash where there is none."""
+    if value is None:
+        return "–"
+    if name == "accuracy":
+        return f"{100 * value:.1f} %"
+    if name in QUALITY_METRICS:
+        return f"{value:.3f}"
+    if name.endswith("seconds"):
+        return say_duration(value)
+    unit = OBJECTIVES[name].unit if name in OBJECTIVES else ""
+    return f"{_three_digits(value)} {unit}".strip()
+
+
+def say_interval(name: str, low: float | None, high: float | None) -> str:
+    """A 95 % interval, both ends in the unit of ``name``; empty where there is none."""
+    if low is None or high is None:
+        return ""
+    if name == "accuracy":
+        return f"{100 * low:.1f}–{100 * high:.1f}"
+    return f"{low:.3f}–{high:.3f}"
+
+
+def say_duration(seconds: float) -> str:
+    """A time span: 0.4 s, 48 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def say_layers(num_layers: int | None) -> str:
+    """The size of a model in layers; None is the base's own number."""
+    if num_layers is None:
+        return "all layers"
+    return "1 layer" if num_layers == 1 else f"{num_layers} layers"
+
+
+def say_plan(plan: Plan) -> str:
+    """A plan in words, stage after stage."""
+    return " → ".join(_say_stages(plan.stages))
+
+
+def say_list(items: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _say_stages(stages: Iterable[Stage]) -> list[str]:
+    return [_say_stage(stage) for stage in stages]
+
+
+def _say_stage(stage: Stage) -> str:
+    if isinstance(stage, Finetune):
+        how = f"LoRA rank {stage.lora.rank}, " if stage.lora else ""
+        return f"fine-tune ({how}{_say_optimisation(stage.optimisation)})"
+    if isinstance(stage, SelectLayers):
+        return f"keep {say_layers(len(stage.layers))} ({', '.join(map(str, stage.layers))})"
+    return f"distil from {_say_teacher(stage.teacher)} ({_say_loss(stage)}, {_say_optimisation(stage.optimisation)})"
+
+
+def _say_optimisation(optimisation: Optimisation) -> str:
+    epochs = "1 epoch" if optimisation.epochs == 1 else f"{optimisation.epochs} epochs"
+    return f"{epochs}, rate {_say_rate(optimisation.learning_rate)}"
+
+
+def _say_rate(rate: float) -> str:
+    """1e-4, 7.1e-5: without the zero that Python writes before a small exponent."""
+    digits, _, exponent = f"{rate:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}"
+
+
+def _say_loss(stage: Distill) -> str:
+    moving = "" if stage.alpha == stage.alpha_end else f" to {stage.alpha_end:.2g}"
+    return f"temperature {stage.temperature:.3g}, soft weight {stage.alpha:.2g}{moving}"
+
+
+def _say_teacher(teacher: Chain) -> str:
+    epochs = [stage.optimisation.epochs for stage in teacher.stages if not isinstance(stage, SelectLayers)]
+    return f"a teacher fine-tuned for {sum(epochs)} epochs" if epochs else "the base as it is"

@@ -1,0 +1,118 @@
+"""Several workers, in processes of their own over gloo, against one alone."""
+
+import dataclasses
+import json
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import distributed, multiprocessing
+from training_task import finetuning, fitting, plan_of, tiny_context
+
+from spaces.stages import Chain, Distill, Lora, SelectLayers
+from trainers.context import Context, Progress, Stopped
+from trainers.loop import TrainingError
+from trainers.ranks import RankError, Ranks, solo
+from trainers.run_stage import run_plan
+
+WORKERS = 2
+# 41 rows in batches of 8: the last batch is a single row, so that one worker has none.
+ROWS = 41
+FULL = plan_of(finetuning(learning_rate=1e-3))
+TAUGHT = plan_of(
+    SelectLayers(layers=(0,)),
+    Distill(
+        optimisation=fitting(learning_rate=1e-3, epochs=2),
+        teacher=Chain(base="base", stages=FULL.stages),
+        temperature=2.0,
+        alpha=0.5,
+        alpha_end=0.2,
+    ),
+    finetuning(Lora(rank=2, alpha=4), epochs=1),
+)
+STOPPED = plan_of(finetuning(learning_rate=2e-3))
+BROKEN = plan_of(finetuning(learning_rate=3e-3))
+DIVERGING = plan_of(finetuning(learning_rate=1e38, warmup_share=0.0))
+
+
+def work(rank: int, folder: str, context: Context) -> None:
+    """One worker: every scenario in turn, what came of it written down."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORKERS)
+    ranks, outcomes = Ranks(rank, WORKERS), {}
+    for name, (plan, report) in SCENARIOS.items():
+        told: list[Progress] = []
+        try:
+            run_plan(plan, context, ranks=ranks, report=lambda p, t=told, r=report: (t.append(p), r(p)))
+            outcomes[name] = "done"
+        except (Stopped, RankError, TrainingError, KeyError):
+            outcomes[name] = traceback.format_exc().splitlines()[-1]
+        outcomes[f"{name} told"] = [dataclasses.asdict(p) for p in told]
+    Path(folder, f"outcomes-{rank}.json").write_text(json.dumps(outcomes))
+    distributed.destroy_process_group()
+
+
+def nothing(_: Progress) -> None:
+    pass
+
+
+def stop(progress: Progress) -> None:
+    if progress.epoch == 2:
+        raise Stopped("enough")
+
+
+def fail(_: Progress) -> None:
+    raise KeyError("a fault of the listener")
+
+
+SCENARIOS = {
+    "taught": (TAUGHT, nothing),
+    "stopped": (STOPPED, stop),
+    "broken": (BROKEN, fail),
+    "diverging": (DIVERGING, nothing),
+}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, list[dict]]:
+    """The store of two workers, and what each of them saw."""
+    folder = tmp_path_factory.mktemp("together")
+    context = tiny_context(folder, rows=ROWS)
+    multiprocessing.spawn(work, args=(str(folder), context), nprocs=WORKERS)
+    return context, [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(WORKERS)]
+
+
+def test_two_workers_train_what_one_does(together: tuple[Context, list[dict]], tmp_path: Path) -> None:
+    context, outcomes = together
+    alone = tiny_context(tmp_path, rows=ROWS)
+    told: list[Progress] = []
+    run_plan(TAUGHT, alone, ranks=solo(), report=told.append)
+    assert [seen["taught"] for seen in outcomes] == ["done", "done"]
+    assert outcomes[1]["taught told"] == []
+    for found, expected in zip(outcomes[0]["taught told"], told, strict=True):
+        assert found["train_loss"] == pytest.approx(expected.train_loss, abs=1e-4)
+        assert found["quality"] == expected.quality
+    for plan in TAUGHT.trained_prefixes():
+        pair = (store.find(plan.fingerprint) for store in (context.store, alone.store))
+        two, one = (load_file(artifact.folder / "model.safetensors") for artifact in pair if artifact)
+        for name, weights in one.items():
+            torch.testing.assert_close(two[name], weights, atol=1e-4, rtol=1e-4)
+
+
+def test_a_stop_ends_every_worker(together: tuple[Context, list[dict]]) -> None:
+    context, outcomes = together
+    assert all("Stopped" in seen["stopped"] for seen in outcomes)
+    assert [p["epoch"] for p in outcomes[0]["stopped told"]] == [1, 2]
+    assert not context.store.has(STOPPED.fingerprint)
+
+
+def test_a_fault_of_the_listener_ends_every_worker(together: tuple[Context, list[dict]]) -> None:
+    _, (first, second) = together
+    assert "KeyError" in first["broken"]
+    assert "RankError" in second["broken"] and "a fault of the listener" in second["broken"]
+
+
+def test_a_divergence_is_seen_by_every_worker(together: tuple[Context, list[dict]]) -> None:
+    _, outcomes = together
+    assert all("TrainingError" in seen["diverging"] for seen in outcomes)

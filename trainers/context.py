@@ -1,0 +1,70 @@
+"""What a plan is carried out *with*: folders, models, data, threads, reports. Pulled, so no part of any identity."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from trainers.artifacts import ArtifactStore
+from trainers.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Everything that the driver tells a worker once. Plain values: it travels between processes."""
+
+    artifacts: str
+    """Location of the artifact store (a folder or URI)."""
+    cache: str
+    """Local folder for copies of remote artifacts."""
+    models: Mapping[str, str]
+    """Folder of each base model, by its fingerprint."""
+    tokens: Mapping[str, Mapping[str, str]]
+    """Artifact of the tokenised rows: model fingerprint → split (train, validation, test) → fingerprint."""
+    labels: tuple[str, ...]
+    """Names of the classes; a row's label is an index into them."""
+    metric: str = "accuracy"
+    threads: int = 1
+    """CPU threads that one worker may use."""
+    compute: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of training; auto: bf16 autocast where the processor or GPU has it."""
+    checkpoint_every_s: float = 20.0
+    """A stage that has trained this long since its last checkpoint writes another at the end of the epoch."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The artifact store."""
+        return ArtifactStore(Storage(self.artifacts), Path(self.cache))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One report from inside a plan, at the end of an epoch."""
+
+    stage: int
+    """Which trained stage of the plan, from 0; teachers that had to be trained count."""
+    num_stages: int
+    kind: str
+    epoch: int
+    """Epochs of the stage done."""
+    epochs: int
+    final: bool
+    """Whether it is the plan's last stage: only then quality can be compared between plans."""
+    quality: float | None
+    """The task's metric on the validation split, of the model as it is now."""
+    train_loss: float
+    seconds: float
+    """Training time of the stage so far."""
+
+    @property
+    def fidelity(self) -> float:
+        """Share of the plan's last stage that is done, 0 to 1; 0 before the last stage."""
+        return self.epoch / self.epochs if self.final else 0.0
+
+
+class Stopped(Exception):
+    """Raised by a report callback: the plan is to end here, without a result."""
+
+
+Report = Callable[[Progress], None]

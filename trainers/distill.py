@@ -1,0 +1,34 @@
+"""Training a student on a teacher's distribution."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spaces.stages import Distill
+from trainers.batches import Batch
+from trainers.loop import Fitted, Job, Loss, fit
+from trainers.losses import soft_label_loss
+from trainers.teacher import teacher_outputs
+
+
+def distill(model: Any, job: Job) -> tuple[Any, Fitted]:
+    """Carry out a ``Distill`` stage on the student ``model``. The time the teacher took to answer counts as its own."""
+    stage: Distill = job.stage
+    taught = teacher_outputs(job.plan.teacher_of(stage), job.context, ranks=job.ranks)
+    fitted = fit(model, taught_loss(stage, taught.log_probs), job)
+    return model, Fitted(fitted.seconds + taught.seconds, fitted.history)
+
+
+def taught_loss(stage: Distill, log_probs: np.ndarray) -> Loss:
+    """The stage's loss against a teacher's log-probabilities of every training row."""
+
+    def loss(logits: Tensor, batch: Batch, share: float) -> Tensor:
+        teacher = torch.from_numpy(log_probs[batch.rows]).to(logits.device)
+        alpha = stage.alpha + (stage.alpha_end - stage.alpha) * share
+        return soft_label_loss(
+            logits, teacher, batch.labels_B, temperature=stage.temperature, alpha=alpha, count=batch.count
+        )
+
+    return loss

@@ -1,0 +1,70 @@
+"""Training on gold labels: all weights, or low-rank adapters that are merged at the end."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces.stages import Finetune, Lora
+from trainers.batches import Batch
+from trainers.loop import Fitted, Job, fit
+from trainers.losses import cross_entropy
+from trainers.models import FAMILIES
+
+_ATTENTION = {"attention", "attn"}
+"""How the handled families call the attention in a layer."""
+
+
+def finetune(model: Any, job: Job) -> tuple[Any, Fitted]:
+    """Carry out a ``Finetune`` stage on ``model``: the trained model, adapters merged."""
+    stage: Finetune = job.stage
+    if stage.lora is None:
+        return model, fit(model, gold_loss, job)
+    torch.manual_seed(job.seed("adapters"))
+    adapted = add_adapters(model, stage.lora)
+    fitted = fit(adapted, gold_loss, job)
+    return adapted.merge_and_unload(), fitted
+
+
+def gold_loss(logits: Tensor, batch: Batch, _share: float) -> Tensor:
+    """Cross-entropy with the gold labels."""
+    return cross_entropy(logits, batch.labels_B, count=batch.count)
+
+
+def add_adapters(model: Any, lora: Lora) -> Any:
+    """``model`` with adapters in its layers; what requires a gradient are they, the head and, if there, the pooler."""
+    # Half of a worker's start would be this import, and most plans have no adapters.
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=adapted_modules(model, lora.target),
+    )
+    own = _outside_encoder(model)
+    with warnings.catch_warnings():
+        # PEFT still asks transformers for a property by its old name.
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model, config)
+    for parameter in own:
+        parameter.requires_grad_(True)
+    return adapted
+
+
+def adapted_modules(model: Any, target: str) -> list[str]:
+    """Full names of the linear layers that carry an adapter: those in transformer layers, or in their attention."""
+    layers = f"{model.base_model_prefix}.{FAMILIES[model.config.model_type].layers}."
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.startswith(layers)
+        and (target == "all" or _ATTENTION & set(name.split(".")))
+    ]
+
+
+def _outside_encoder(model: Any) -> list[nn.Parameter]:
+    # A pooler belongs to the encoder by name, but many checkpoints have none: it may be as new as the head.
+    encoder = f"{model.base_model_prefix}."
+    return [p for name, p in model.named_parameters() if not name.startswith(encoder) or "pooler" in name]

@@ -1,0 +1,230 @@
+"""One stage's training, whatever its loss: batches, optimiser, schedule, reports, checkpoints, data parallelism.
+
+The result depends on the plan alone: on a stage that was interrupted and went on from a checkpoint not at all, on the
+number of workers only by rounding.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces.canonical import fingerprint
+from spaces.plan import Plan
+from spaces.stages import Optimisation
+from trainers.batches import Batch, collate, epoch_batches
+from trainers.checkpoints import Checkpoint, Standing, gather, restore
+from trainers.compute import autocast, pad_id, pick_device, predictions
+from trainers.context import Context, Progress, Report
+from trainers.embeddings import train_used_rows, used_ids
+from trainers.evaluate import quality, split_tokens
+from trainers.ranks import Ranks
+
+Loss = Callable[[Tensor, Batch, float], Tensor]
+"""From logits (rows × labels), their batch and the share of all steps done (0 at the first, 1 at the last): the loss,
+summed over the rows at hand and divided by ``batch.count``."""
+
+
+class TrainingError(Exception):
+    """A stage did not come to a usable end; says which, where, and what might help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage that is to be trained, and what it is trained with."""
+
+    plan: Plan
+    """Ends in the stage."""
+    context: Context
+    ranks: Ranks
+    report: Report
+    index: int = 0
+    """Which stage it is of those that have to be trained."""
+    num_stages: int = 1
+    final: bool = True
+    """Whether it is the last stage of the plan that was asked for."""
+
+    @property
+    def stage(self) -> Any:
+        """The settings of the stage."""
+        return self.plan.stages[-1]
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """How its weights are fitted."""
+        return self.stage.optimisation
+
+    def seed(self, *what: str | int) -> int:
+        """A seed for one thing that is random in this stage, by the plan alone."""
+        return int(fingerprint([self.plan.fingerprint, *what])[:15], 16)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a stage's training leaves beside the weights."""
+
+    seconds: float
+    """Training time: without evaluation and without waiting for reports."""
+    history: tuple[dict[str, Any], ...]
+
+
+def fit(model: Any, loss: Loss, job: Job) -> Fitted:
+    """Train the parameters of ``model`` that require a gradient; it is left in evaluation mode on the processor.
+
+    Raises:
+        TrainingError: a loss or gradient that is not finite.
+        Stopped: the report callback ended the plan.
+    """
+    tokens = split_tokens(job.context, base=job.plan.base, split="train")
+    used = used_ids(tokens, vocab_size=model.config.vocab_size, pad_id=pad_id(model))
+    model.to(pick_device()).train()
+    with train_used_rows(model, used):
+        fitted = _Fit(model, loss, job, tokens).run()
+    model.to("cpu").eval()
+    return fitted
+
+
+class _Fit:
+    def __init__(self, model: Any, loss: Loss, job: Job, tokens: Any) -> None:
+        self.model, self.loss, self.job, self.tokens = model, loss, job, tokens
+        self.device = next(model.parameters()).device
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = new_optimizer(model, job.optimisation)
+        self.lengths = tokens.lengths
+        self.total_steps = job.optimisation.epochs * math.ceil(len(tokens) / job.optimisation.batch_size)
+        self.checkpoint = Checkpoint(job.context, job.plan.fingerprint)
+        self.steps, self.seconds, self.saved_at = 0, 0.0, 0.0
+        self.history: list[dict[str, Any]] = []
+
+    def run(self) -> Fitted:
+        self._resume()
+        for epoch in range(len(self.history), self.job.optimisation.epochs):
+            started = time.perf_counter()
+            train_loss = self._epoch(epoch)
+            self.seconds += time.perf_counter() - started
+            self.history.append(
+                {"epoch": epoch + 1, "train_loss": train_loss, "quality": self._quality(), "seconds": self.seconds}
+            )
+            self._tell(self.history[-1])
+            self.job.ranks.on_first(self._save)
+        return Fitted(self.seconds, tuple(self.history))
+
+    def _resume(self) -> None:
+        standing = self.checkpoint.read()
+        if standing is None or not restore(standing, self.parameters, self.optimizer):
+            return
+        self.steps, self.seconds, self.saved_at = standing.steps, standing.seconds, standing.seconds
+        self.history = list(standing.history)
+        # Whoever listens now may have missed them, and decides as if nothing had been interrupted.
+        for entry in self.history:
+            self._tell(entry)
+
+    def _epoch(self, epoch: int) -> float:
+        torch.manual_seed(self.job.seed("epoch", epoch, self.job.ranks.rank))
+        settings = self.job.optimisation
+        batches = epoch_batches(self.lengths, batch_size=settings.batch_size, seed=self.job.plan.seed, epoch=epoch)
+        return sum(self._step(rows) * len(rows) for rows in batches) / len(self.tokens)
+
+    def _step(self, rows: Any) -> float:
+        self._set_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._sum_over_ranks(self._backward(rows))
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.job.optimisation.max_grad_norm)
+        self._check_finite(loss, float(norm))
+        self.optimizer.step()
+        self.steps += 1
+        return loss
+
+    def _backward(self, rows: Any) -> Tensor:
+        ranks = self.job.ranks
+        own = rows[ranks.rank :: ranks.size]
+        # A worker without a row still has to know which weights get a gradient; its row counts for nothing.
+        weight = 1.0 if len(own) else 0.0
+        batch = collate(self.tokens, own if len(own) else rows[:1], pad_id=pad_id(self.model), count=len(rows))
+        batch = batch.to(self.device)
+        with autocast(self.job.context, self.device):
+            logits = self.model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits
+        loss = weight * self.loss(logits, batch, self.steps / max(1, self.total_steps - 1))
+        loss.backward()
+        return loss.detach()
+
+    def _sum_over_ranks(self, loss: Tensor) -> float:
+        if self.job.ranks.size == 1:
+            return float(loss)
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        flat = self.job.ranks.all_reduce(torch.cat([loss.view(1), *(gradient.view(-1) for gradient in gradients)]))
+        parts = flat[1:].split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return float(flat[0])
+
+    def _set_rate(self) -> None:
+        settings = self.job.optimisation
+        share = rate_share(self.steps, total=self.total_steps, warmup_share=settings.warmup_share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * share
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        rate = self.job.optimisation.learning_rate
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+        raise TrainingError(
+            f"stage {self.job.index + 1} of {self.job.num_stages} ({self.job.stage.kind}), step {self.steps + 1} of "
+            f"{self.total_steps}, learning rate {rate:g}: {what}; try a lower learning rate or a longer warm-up"
+        )
+
+    def _quality(self) -> float | None:
+        if not self.job.final:
+            return None
+        context = self.job.context
+        tokens = split_tokens(context, base=self.job.plan.base, split="validation")
+        found = predictions(self.model, tokens, context=context, ranks=self.job.ranks)
+        return quality(context.metric, tokens.labels, found).value
+
+    def _tell(self, entry: dict[str, Any]) -> None:
+        progress = Progress(
+            stage=self.job.index,
+            num_stages=self.job.num_stages,
+            kind=self.job.stage.kind,
+            epochs=self.job.optimisation.epochs,
+            final=self.job.final,
+            **entry,
+        )
+        self.job.ranks.on_first(lambda: self.job.report(progress))
+
+    def _save(self) -> None:
+        due = self.seconds - self.saved_at >= self.job.context.checkpoint_every_s
+        if not due or len(self.history) == self.job.optimisation.epochs:
+            return
+        tensors = gather(self.parameters, self.optimizer)
+        self.checkpoint.write(
+            Standing(steps=self.steps, seconds=self.seconds, history=tuple(self.history), tensors=tensors)
+        )
+        self.saved_at = self.seconds
+
+
+def new_optimizer(model: Any, settings: Optimisation) -> torch.optim.AdamW:
+    """AdamW over what requires a gradient; matrices decay, but embeddings, norms and biases do not."""
+    embeddings = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) or module is model.get_input_embeddings()
+    }
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim > 1 and id(parameter) not in embeddings]
+    plain = [parameter for parameter in trained if parameter.ndim <= 1 or id(parameter) in embeddings]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
+
+
+def rate_share(step: int, *, total: int, warmup_share: float) -> float:
+    """Share of the peak learning rate at ``step`` (from 0): a linear rise that ends at the peak, a linear fall to 0."""
+    warmup = round(total * warmup_share)
+    if step < warmup:
+        return (step + 1) / warmup
+    return (total - step) / max(1, total - warmup)

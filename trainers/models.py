@@ -1,0 +1,261 @@
+"""Pretrained encoders: found by reference, checked before anything is trained, loaded, cut to fewer layers, saved.
+
+Safetensors only, and never code from a model's folder.
+"""
+
+import contextlib
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spaces.canonical import fingerprint
+from trainers.model_files import (
+    TOKENIZER_FILES,
+    VOCABULARY_FILES,
+    WEIGHTS,
+    ModelError,
+    check_weights,
+    content_hashes,
+    find_model,
+)
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+_PER_LAYER = ("layer_types",)
+"""Fields of a config that hold one value for each layer."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between architectures, for everything here that has to know."""
+
+    layers: str
+    """Where the list of transformer layers is, from the encoder (the model without its head)."""
+    padded_positions: bool = False
+    """Whether positions are counted from ``pad_token_id + 1``, so that as many embeddings are never used."""
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family("encoder.layer"),
+    "camembert": Family("encoder.layer", padded_positions=True),
+    "deberta": Family("encoder.layer"),
+    "deberta-v2": Family("encoder.layer"),
+    "distilbert": Family("transformer.layer"),
+    "electra": Family("encoder.layer"),
+    "ernie": Family("encoder.layer"),
+    "megatron-bert": Family("encoder.layer"),
+    "modernbert": Family("layers"),
+    "mpnet": Family("encoder.layer", padded_positions=True),
+    "roberta": Family("encoder.layer", padded_positions=True),
+    "xlm-roberta": Family("encoder.layer", padded_positions=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """A model on this machine that can be handled, as far as its files tell."""
+
+    reference: str
+    """What the user wrote."""
+    folder: Path
+    fingerprint: str
+    """Of weights, config and tokenizer: a copy elsewhere is the same model."""
+    tokenizer_fingerprint: str
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    max_tokens: int
+    """The longest input, special tokens included."""
+
+
+def inspect_model(reference: str) -> ModelInfo:
+    """Find a model and check that it can be searched over, without loading its weights.
+
+    Raises:
+        ModelError: it is missing, has no safetensors, its architecture is not handled, or its tokenizer does not fit.
+    """
+    folder = find_model(reference)
+    config = _read_config(reference, folder)
+    check_weights(reference, folder, config.vocab_size)
+    tokenizer = _read_tokenizer(reference, folder, config.vocab_size)
+    tokenizer_files = content_hashes(folder, TOKENIZER_FILES)
+    return ModelInfo(
+        reference=reference,
+        folder=folder.absolute(),
+        fingerprint=fingerprint(tokenizer_files | content_hashes(folder, ("config.json", WEIGHTS))),
+        tokenizer_fingerprint=fingerprint(tokenizer_files),
+        model_type=config.model_type,
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        max_tokens=min(tokenizer.model_max_length, _num_positions(config)),
+    )
+
+
+def classifier_config(folder: Path, labels: Sequence[str], *, dropout: float = 0.0) -> "PretrainedConfig":
+    """The config in ``folder`` with these label names and this dropout everywhere."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    for name, value in config.to_dict().items():
+        if "dropout" in name and not isinstance(value, bool | str):
+            setattr(config, name, dropout)
+    return config
+
+
+def load_classifier(folder: Path, *, labels: Sequence[str], dropout: float = 0.0, seed: int = 0) -> "PreTrainedModel":
+    """A classifier in float32, in evaluation mode. A missing or unfit head depends on ``seed`` alone.
+
+    Raises:
+        ModelError: the weights do not fill the encoder.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=classifier_config(folder, labels, dropout=dropout),
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    _check_loaded(folder, model, loading)
+    return model.eval()
+
+
+def new_classifier(config: "PretrainedConfig") -> "PreTrainedModel":
+    """A classifier of this config with weights drawn from torch's generator, in evaluation mode."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False).eval()
+
+
+def cut_config(config: "PretrainedConfig", layers: Sequence[int]) -> "PretrainedConfig":
+    """The config of a model that keeps only ``layers`` (rising, from 0)."""
+    total = config.num_hidden_layers
+    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < total:
+        raise ModelError(f"layers {list(layers)} cannot be kept: give rising numbers within 0 … {total - 1}")
+    cut = copy.deepcopy(config)
+    cut.num_hidden_layers = len(layers)
+    for name in _PER_LAYER:
+        if (values := getattr(config, name, None)) is not None:
+            setattr(cut, name, [values[index] for index in layers])
+    return cut
+
+
+def select_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedModel":
+    """A new model that keeps ``layers`` of ``model``, in order, with its embeddings and head; ``model`` is untouched.
+
+    Raises:
+        ModelError: such layers do not exist, or the first of them cannot be a first layer.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        student = new_classifier(cut_config(model.config, layers))
+    problems = student.load_state_dict(_kept_weights(model, layers), strict=False)
+    if differing := [*problems.missing_keys, *problems.unexpected_keys]:
+        raise ModelError(
+            f"{model.config.model_type}: layer {layers[0]} cannot come first, its weights differ from those of a first "
+            f"layer ({differing[0]}); keep layer 0"
+        )
+    return student.train(model.training)
+
+
+def save_classifier(model: "PreTrainedModel", folder: Path) -> None:
+    """Write ``model.safetensors`` and ``config.json`` to ``folder``, readable like any file there."""
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    for weights in folder.glob(WEIGHTS):
+        weights.chmod((folder / "config.json").stat().st_mode)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and load reports from transformers inside the block."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _read_config(reference: str, folder: Path) -> "PretrainedConfig":
+    from transformers import AutoConfig
+
+    try:
+        model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{reference}: {folder / 'config.json'} cannot be read: {error}") from error
+    if model_type not in FAMILIES:
+        raise ModelError(
+            f"{reference}: architecture {model_type!r} is not handled; handled are encoders of type "
+            f"{', '.join(sorted(FAMILIES))}"
+        )
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _read_tokenizer(reference: str, folder: Path, vocab_size: int) -> Any:
+    from transformers import AutoTokenizer
+
+    if not content_hashes(folder, VOCABULARY_FILES):
+        # transformers would make an empty tokenizer without a word.
+        raise ModelError(f"{reference}: no tokenizer in {folder}; it needs one of {', '.join(VOCABULARY_FILES)}")
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        largest = max(tokenizer.get_vocab().values())
+    except Exception as error:
+        # Whatever a broken file makes a tokenizer library raise.
+        raise ModelError(f"{reference}: the tokenizer in {folder} cannot be loaded: {error}") from error
+    if largest >= vocab_size:
+        raise ModelError(
+            f"{reference}: the tokenizer does not fit: its ids go up to {largest}, but the model knows {vocab_size} "
+            "tokens; put the tokenizer that the model was trained with into its folder"
+        )
+    return tokenizer
+
+
+def _num_positions(config: "PretrainedConfig") -> int:
+    unused = config.pad_token_id + 1 if FAMILIES[config.model_type].padded_positions else 0
+    return int(config.max_position_embeddings - unused)
+
+
+def _check_loaded(folder: Path, model: "PreTrainedModel", loading: dict[str, Any]) -> None:
+    encoder = f"{model.base_model_prefix}."
+    lost = sorted(key for key in loading["missing_keys"] if key.startswith(encoder) and "pooler" not in key)
+    if lost:
+        raise ModelError(f"{folder}: {len(lost)} tensors of the encoder are not in the weights, such as {lost[0]}")
+
+
+def _kept_weights(model: "PreTrainedModel", layers: Sequence[int]) -> dict[str, Any]:
+    prefix = f"{model.base_model_prefix}.{FAMILIES[model.config.model_type].layers}."
+    places = {str(layer): str(index) for index, layer in enumerate(layers)}
+    kept = {}
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(prefix):
+            kept[name] = tensor
+            continue
+        layer, _, rest = name.removeprefix(prefix).partition(".")
+        if layer in places:
+            kept[f"{prefix}{places[layer]}.{rest}"] = tensor
+    return kept

@@ -1,0 +1,81 @@
+"""The workers that carry out one plan together. One alone needs no ``torch.distributed``."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from trainers.context import Stopped
+
+T = TypeVar("T")
+
+
+class RankError(Exception):
+    """Worker 0 failed, so the others ended as well; its own error says why."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This worker's number and how many there are. With several, the caller has set up the process group."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the worker that publishes and reports."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def broadcast(self, value: T) -> T:
+        """Worker 0's ``value``, on every worker."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` summed over the workers, in place."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def on_first(self, action: Callable[[], T]) -> T:
+        """Worker 0's result of ``action``, on every worker; the others wait.
+
+        Raises:
+            Stopped: on every worker, where the action raised it.
+            RankError: on the others, where the action raised anything else; worker 0 raises its own error.
+        """
+        if self.size == 1:
+            return action()
+        if not self.first:
+            return _opened(self.broadcast(None))
+        try:
+            result = action()
+        except BaseException as error:
+            self.broadcast((isinstance(error, Stopped), f"{type(error).__name__}: {error}", None))
+            raise
+        self.broadcast((False, None, result))
+        return result
+
+
+def solo() -> Ranks:
+    """One worker alone."""
+    return Ranks()
+
+
+def _opened(message: Any) -> Any:
+    stopped, problem, result = message
+    if stopped:
+        raise Stopped(problem)
+    if problem is not None:
+        raise RankError(f"worker 0 failed: {problem}")
+    return result

@@ -1,0 +1,156 @@
+"""Carrying out a plan: whatever of its chain is not there yet is trained and published, teachers first."""
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spaces.plan import Plan
+from spaces.stages import Distill, SelectLayers
+from trainers.artifacts import Artifact, ArtifactStore
+from trainers.checkpoints import Checkpoint
+from trainers.context import Context, Report
+from trainers.distill import distill
+from trainers.finetune import finetune
+from trainers.loop import Fitted, Job, TrainingError
+from trainers.models import ModelError, load_classifier, save_classifier, select_layers
+from trainers.ranks import Ranks
+
+STAGES: dict[str, Callable[[Any, Job], tuple[Any, Fitted]]] = {"finetune": finetune, "distill": distill}
+"""What carries out a training stage, by its kind: model and job in, trained model out."""
+
+
+def run_plan(plan: Plan, context: Context, *, ranks: Ranks, report: Report) -> Artifact:
+    """The trained model that ``plan`` ends in. Trains and publishes every part of its chain that is missing.
+
+    With several workers all of them call it, on one shared store; worker 0 alone reports and publishes.
+
+    Raises:
+        TrainingError: a stage diverged.
+        ModelError: a model or tokenised rows are missing.
+        Stopped: ``report`` raised it; parts that are finished stay.
+    """
+    torch.set_num_threads(context.threads)
+    missing = ranks.on_first(lambda: missing_prefixes(plan, context.store))
+    for index, prefix in enumerate(missing):
+        job = Job(
+            plan=prefix,
+            context=context,
+            ranks=ranks,
+            report=report,
+            index=index,
+            num_stages=len(missing),
+            final=prefix.fingerprint == plan.fingerprint,
+        )
+        _carry_out(job)
+    return _find(plan, context)
+
+
+def missing_prefixes(plan: Plan, store: ArtifactStore) -> list[Plan]:
+    """What has to be trained before ``plan``'s model is there, and it itself, each after what it needs.
+
+    Raises:
+        ValueError: the plan does not end in a stage that trains.
+    """
+    if not plan.stages or not plan.stages[-1].trains:
+        raise ValueError(f"a plan must end in a stage that trains, but got {[stage.kind for stage in plan.stages]}")
+    found: dict[str, Plan] = {}
+    _collect(plan, store, found)
+    return list(found.values())
+
+
+def plan_seconds(plan: Plan, store: ArtifactStore) -> float:
+    """Training seconds of everything in ``plan``'s chain, teachers included, each once: as if it were alone.
+
+    Raises:
+        TrainingError: a part of it is not in ``store``.
+    """
+    seconds = {}
+    for prefix in plan.trained_prefixes():
+        if prefix.fingerprint not in seconds:
+            artifact = store.find(prefix.fingerprint)
+            if artifact is None:
+                raise TrainingError(
+                    f"{prefix.fingerprint[:12]}…, a part of the plan, is not in the store; run the plan"
+                )
+            seconds[prefix.fingerprint] = float(artifact.about["seconds"])
+    return sum(seconds.values())
+
+
+def _collect(plan: Plan, store: ArtifactStore, found: dict[str, Plan]) -> None:
+    if plan.fingerprint in found or store.has(plan.fingerprint):
+        return
+    if (start := _trained_start(plan)) is not None:
+        _collect(start, store, found)
+    stage = plan.stages[-1]
+    if isinstance(stage, Distill):
+        _collect(plan.teacher_of(stage), store, found)
+    found[plan.fingerprint] = plan
+
+
+def _trained_start(plan: Plan) -> Plan | None:
+    """The part of ``plan`` before its last stage that ends in training; None where that begins at the base."""
+    for length in range(len(plan.stages) - 1, 0, -1):
+        if plan.stages[length - 1].trains:
+            return plan.prefix(length)
+    return None
+
+
+def _carry_out(job: Job) -> None:
+    _reset_peak_memory()
+    model, fitted = STAGES[job.stage.kind](_start_model(job), job)
+    job.ranks.on_first(lambda: _publish(model, fitted, job))
+
+
+def _start_model(job: Job) -> Any:
+    """The model that the job's stage begins with: what was trained before it, cut as the plan says."""
+    plan, context = job.plan, job.context
+    start = _trained_start(plan)
+    folder = _find(start, context).folder if start else _base_folder(plan, context)
+    dropout = job.optimisation.dropout
+    model = load_classifier(folder, labels=context.labels, dropout=dropout, seed=plan.seed)
+    for stage in plan.stages[len(start.stages) if start else 0 : -1]:
+        assert isinstance(stage, SelectLayers), f"{stage.kind} neither trains nor cuts"
+        model = select_layers(model, stage.layers)
+    return model
+
+
+def _base_folder(plan: Plan, context: Context) -> Path:
+    if plan.base not in context.models:
+        raise ModelError(f"model {plan.base[:12]}… is not among the {len(context.models)} models of this run")
+    return Path(context.models[plan.base])
+
+
+def _publish(model: Any, fitted: Fitted, job: Job) -> None:
+    about = {
+        "kind": "model",
+        "plan": json.loads(job.plan.to_json()),
+        "seconds": fitted.seconds,
+        "history": list(fitted.history),
+        "peak_memory_mb": _peak_memory_mb(),
+    }
+    with job.context.store.publish(job.plan.fingerprint, about) as folder:
+        save_classifier(model, folder)
+    Checkpoint(job.context, job.plan.fingerprint).remove()
+
+
+def _find(plan: Plan, context: Context) -> Artifact:
+    artifact = context.store.find(plan.fingerprint)
+    if artifact is None:
+        raise ModelError(f"{plan.fingerprint[:12]}…: not in {context.artifacts}; workers must share the artifact store")
+    return artifact
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_memory_mb() -> float:
+    """Peak memory, 10⁶ bytes: of this stage on a GPU; on the processor, of the worker's life so far."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -1,0 +1,100 @@
+"""Tokenised rows: written once per data, tokenizer and length, then memory-mapped by everyone who reads them."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from spaces.canonical import fingerprint
+from trainers.artifacts import Artifact, ArtifactStore
+from trainers.datasets import Rows
+
+if TYPE_CHECKING:
+    from trainers.models import ModelInfo
+
+FILE = "tokens.arrow"
+_VERSION = 1
+_BLOCK_ROWS = 1000
+
+
+class Tokens:
+    """Rows as token ids, mapped from an Arrow file: opening allocates nothing, whatever the number of rows."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        lists = batch.column("input_ids")
+        self._values: np.ndarray = lists.values.to_numpy(zero_copy_only=True)
+        self._offsets: np.ndarray = lists.offsets.to_numpy(zero_copy_only=True)
+        self._labels: np.ndarray = batch.column("label").to_numpy(zero_copy_only=True)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of each row, int64."""
+        return self._labels.astype(np.int64)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of each row, special ones included, int64."""
+        return np.diff(self._offsets).astype(np.int64)
+
+    def ids(self, row: int) -> np.ndarray:
+        """Token ids of one row, int64; an array of one's own."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} is outside 0 … {len(self) - 1}")
+        return self._values[self._offsets[row] : self._offsets[row + 1]].astype(np.int64)
+
+
+def tokenise(rows: Rows, model: "ModelInfo", store: ArtifactStore, *, max_tokens: int) -> Artifact:
+    """The tokens of ``rows`` for ``model``, found again if they exist. Longer rows are cut to ``max_tokens`` or to what
+    the model takes.
+    """
+    length = min(max_tokens, model.max_tokens)
+    identity = {
+        "kind": "tokens",
+        "rows": rows.fingerprint,
+        "tokenizer": model.tokenizer_fingerprint,
+        "max_tokens": length,
+        "version": _VERSION,
+    }
+    name = fingerprint(identity)
+    if found := store.find(name):
+        return found
+    about: dict[str, Any] = {"kind": "tokens", "rows": len(rows.texts), "max_tokens": length}
+    with store.publish(name, about) as folder:
+        ids = list(_token_ids(rows.texts, model, length))
+        about["tokens"] = sum(map(len, ids))
+        _write(folder / FILE, ids, rows.labels)
+    published = store.find(name)
+    assert published is not None
+    return published
+
+
+def open_tokens(artifact: Artifact) -> Tokens:
+    """The rows of an artifact of ``tokenise``."""
+    with pa.memory_map(str(artifact.folder / FILE)) as source:
+        return Tokens(pa.ipc.open_file(source).get_batch(0))
+
+
+def _token_ids(texts: tuple[str, ...], model: "ModelInfo", length: int) -> Iterator[np.ndarray]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True, trust_remote_code=False)
+    for start in range(0, len(texts), _BLOCK_ROWS):
+        block = list(texts[start : start + _BLOCK_ROWS])
+        for ids in tokenizer(block, truncation=True, max_length=length, padding=False)["input_ids"]:
+            yield np.asarray(ids, dtype=np.int32)
+
+
+def _write(path: Any, ids: list[np.ndarray], labels: np.ndarray) -> None:
+    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
+    values = np.concatenate([*ids, np.empty(0, dtype=np.int32)])
+    columns = {
+        "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
+        "label": pa.array(labels.astype(np.int32)),
+    }
+    batch = pa.record_batch(columns)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
