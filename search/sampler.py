@@ -10,9 +10,11 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.history import Outcome
@@ -23,6 +25,7 @@ from spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+_DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 _ATTEMPTS = 25
 """Draws before a search that meets only plans it has had is taken for finished."""
 _STARTUP = 8
@@ -47,7 +50,7 @@ class TpeSampler:
         variants = max(1, len({outcome.precision for outcome in outcomes}))
         for attempt in range(_ATTEMPTS):
             sampler = _tpe(_seed(self.seed, number, attempt), startup=_STARTUP * variants)
-            study = optuna.create_study(directions=[f"{d}imize" for d in self.directions], sampler=sampler)
+            study = optuna.create_study(directions=[_DIRECTIONS[d] for d in self.directions], sampler=sampler)
             study.add_trials(past)
             found = draw(self.space, _TrialChooser(study.ask()))
             if found.plan.fingerprint not in known:
@@ -102,7 +105,7 @@ class _TrialChooser:
         self._trial = trial
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Value:
-        return self._trial.suggest_categorical(name, tuple(choices))
+        return cast(Value, self._trial.suggest_categorical(name, tuple(choices)))
 
     def integer(self, name: str, low: int, high: int, *, log: bool = False) -> int:
         return self._trial.suggest_int(name, low, high, log=log)

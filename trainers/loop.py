@@ -18,7 +18,7 @@ from spaces.plan import Plan
 from spaces.stages import Optimisation
 from trainers.batches import Batch, collate, epoch_batches
 from trainers.checkpoints import Checkpoint, Standing, gather, restore
-from trainers.compute import autocast, pad_id, pick_device, predictions
+from trainers.compute import autocast, fast_attention, pad_id, pick_device, predictions
 from trainers.context import Context, Progress, Report
 from trainers.embeddings import train_used_rows, used_ids
 from trainers.evaluate import quality, split_tokens
@@ -82,7 +82,8 @@ def fit(model: Any, loss: Loss, job: Job) -> Fitted:
     tokens = split_tokens(job.context, base=job.plan.base, split="train")
     used = used_ids(tokens, vocab_size=model.config.vocab_size, pad_id=pad_id(model))
     model.to(pick_device()).train()
-    with train_used_rows(model, used):
+    longest = int(tokens.lengths.max())
+    with train_used_rows(model, used), fast_attention(model, longest=longest, context=job.context):
         fitted = _Fit(model, loss, job, tokens).run()
     model.to("cpu").eval()
     return fitted

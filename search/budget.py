@@ -1,0 +1,42 @@
+"""When a search ends: after so many plans, so long, or so much device time, whichever comes first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a search has used so far, over all its sessions."""
+
+    trials: int
+    minutes: float
+    device_hours: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a search may use; None: without limit."""
+
+    trials: int | None = None
+    minutes: float | None = None
+    device_hours: float | None = None
+
+    def time_is_up(self, spent: Spent) -> str | None:
+        """Why plans under way are to end; None while they may go on."""
+        if self.minutes is not None and spent.minutes >= self.minutes:
+            return f"budget: {self.minutes:g} minutes are over"
+        if self.device_hours is not None and spent.device_hours >= self.device_hours:
+            return f"budget: {self.device_hours:g} device hours are used"
+        return None
+
+    def allows_another(self, spent: Spent) -> bool:
+        """Whether one more plan may be proposed."""
+        return self.time_is_up(spent) is None and (self.trials is None or spent.trials < self.trials)
+
+
+def device_hours(records: Sequence[Record], *, devices_per_trial: int) -> float:
+    """Training time that was really spent, times the devices it ran on."""
+    seconds = {record.number: (record.train_seconds or 0.0) - record.prefix_seconds_saved for record in records}
+    return sum(seconds.values()) * devices_per_trial / 3600

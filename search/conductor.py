@@ -1,0 +1,345 @@
+"""The search itself: which plan goes next, whether it goes on, and what is written down of it.
+
+Knows no Ray, no torch, no clock of its own: ``engine`` drives it with real workers, a simulation could with virtual
+ones. All that it decides follows from the ledger, so that a search which was interrupted goes on as if it had not been.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from search.budget import Limits, Spent, device_hours
+from search.goals import CostTable, Goals, baseline_quality
+from search.history import outcomes
+from search.ledger import Ledger, Proposal
+from search.records import COST_COLUMNS, Record
+from search.sampler import Propose
+from search.scheduler import Curve, Scheduler
+from spaces.draw import Draw
+from spaces.plan import Plan, Shape
+from trainers.context import Progress
+from trainers.results import Measured, Result
+
+
+class Listener(Protocol):
+    """Hears of everything that happens; shows it to a person."""
+
+    def started(self, proposal: Proposal) -> None:
+        """A plan goes to a seat."""
+
+    def progressed(self, proposal: Proposal, progress: Progress) -> None:
+        """An epoch of it is done."""
+
+    def finished(self, proposal: Proposal, records: Sequence[Record]) -> None:
+        """It has come to an end, with these records."""
+
+    def said(self, text: str) -> None:
+        """Anything else worth a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a conductor works with; all of it stays the same for a run."""
+
+    goals: Goals
+    costs: CostTable
+    estimated: frozenset[str]
+    """Targets whose costs come from a profile."""
+    opening: tuple[Draw, ...]
+    """The first proposals."""
+    baseline: str
+    """Fingerprint of the base model, fine-tuned in full."""
+    base_layers: int
+    precisions: tuple[str, ...]
+    limits: Limits
+    devices_per_trial: int = 1
+    versions: Mapping[str, str] = field(default_factory=dict)
+    max_seats: int = 1
+    earlier_minutes: float = 0.0
+    """Wall time of the run's earlier sessions."""
+
+
+WAIT = "wait"
+DONE = "done"
+
+
+class Conductor:
+    """Hands out proposals, judges reports, and keeps the ledger."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        ledger: Ledger,
+        sampler: Propose,
+        scheduler: Scheduler,
+        missing: Callable[[Plan], set[str]],
+        listener: Listener,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``missing`` tells the fingerprints of those parts of a plan that still have to be trained."""
+        self._setup, self._ledger, self._sampler, self._scheduler = setup, ledger, sampler, scheduler
+        self._missing, self._listener, self._clock = missing, listener, clock
+        self._began = clock()
+        self._waiting = ledger.unfinished()
+        self._running: dict[int, Proposal] = {}
+        self._started_at: dict[int, float] = {}
+        self._live: dict[int, list[tuple[float, float]]] = {}
+        self._spent_live: dict[int, dict[int, float]] = {}
+        self._exhausted = False
+        self.interrupted = False
+        """Set from outside to end the search: nothing more is handed out, nothing under way is recorded."""
+
+    # Handing out ------------------------------------------------------------------------------------------------
+
+    def next(self) -> Proposal | str:
+        """The next plan to carry out, ``WAIT`` while every candidate waits for another plan's work, or ``DONE``."""
+        if self.interrupted or self._limits.time_is_up(self.spent):
+            return DONE
+        ready = next((proposal for proposal in self._waiting if not self._is_held(proposal)), None)
+        while ready is None and self._may_propose():
+            proposal = self._propose()
+            if proposal is None:
+                self._exhausted = True
+                self._listener.said("the space has no plan left that was not tried")
+                break
+            self._waiting.append(proposal)
+            ready = None if self._is_held(proposal) else proposal
+        if ready is None:
+            return WAIT if self._waiting else DONE
+        return self._start(ready)
+
+    @property
+    def spent(self) -> Spent:
+        """What the search has used so far."""
+        live = sum(sum(stages.values()) for stages in self._spent_live.values()) * self._setup.devices_per_trial / 3600
+        recorded = device_hours(self._ledger.records, devices_per_trial=self._setup.devices_per_trial)
+        return Spent(
+            trials=len(self._ledger.proposals),
+            minutes=self._setup.earlier_minutes + (self._clock() - self._began) / 60,
+            device_hours=recorded + live,
+        )
+
+    @property
+    def running(self) -> Sequence[Proposal]:
+        """Plans under way."""
+        return tuple(self._running.values())
+
+    def _may_propose(self) -> bool:
+        few_held = len(self._waiting) < self._setup.max_seats
+        return few_held and not self._exhausted and self._limits.allows_another(self.spent)
+
+    def _propose(self) -> Proposal | None:
+        number = len(self._ledger.proposals)
+        draw = self._opening_draw(number) or self._sampled_draw(number)
+        if draw is None:
+            return None
+        proposal = Proposal(number=number, draw=draw, variants=self._variants(draw))
+        self._ledger.propose(proposal)
+        return proposal
+
+    def _opening_draw(self, number: int) -> Draw | None:
+        return self._setup.opening[number] if number < len(self._setup.opening) else None
+
+    def _sampled_draw(self, number: int) -> Draw | None:
+        past = outcomes(
+            [proposal for proposal in self._ledger.proposals if self._ledger.is_finished(proposal)],
+            self._ledger.records,
+            self._setup.goals,
+            baseline=self._baseline,
+        )
+        under_way = [proposal.draw for proposal in self._ledger.unfinished()]
+        return self._sampler(past, under_way, number)
+
+    def _variants(self, draw: Draw) -> tuple[tuple[str, str], ...]:
+        """Every (precision, target) that the known constraints allow; all of them for the baseline."""
+        every = [(p, t) for p in self._setup.precisions for t in self._setup.goals.targets]
+        offered = [variant for variant in every if (draw.plan.shape, *variant) in self._setup.costs]
+        if draw.plan.fingerprint == self._setup.baseline:
+            return tuple(offered)
+        return tuple(
+            variant
+            for variant in offered
+            if not self._setup.goals.broken_known(self._setup.costs[(draw.plan.shape, *variant)])
+        )
+
+    def _is_held(self, proposal: Proposal) -> bool:
+        """Whether another plan is computing a part of it at this moment."""
+        if not self._running:
+            return False
+        missing = self._missing(proposal.draw.plan)
+        return any(missing & self._missing(other.draw.plan) for other in self._running.values())
+
+    def _start(self, proposal: Proposal) -> Proposal:
+        self._waiting.remove(proposal)
+        self._running[proposal.number] = proposal
+        self._started_at[proposal.number] = self._clock()
+        self._live[proposal.number] = []
+        self._spent_live[proposal.number] = {}
+        self._listener.started(proposal)
+        return proposal
+
+    # Judging ----------------------------------------------------------------------------------------------------
+
+    def goes_on(self, number: int, progress: Progress) -> bool:
+        """Whether a plan goes on after a report; where not, that is recorded."""
+        proposal = self._running[number]
+        self._spent_live[number][progress.stage] = progress.seconds
+        self._listener.progressed(proposal, progress)
+        if reason := self._limits.time_is_up(self.spent):
+            self._end(proposal, "stopped", reason, fidelity=progress.fidelity)
+            return False
+        if progress.quality is None or not progress.final:
+            return True
+        self._live[number].append((progress.fidelity, progress.quality))
+        if self._scheduler.goes_on(number, self._curves(), self._known_costs()):
+            return True
+        reason = "others reach more at this share of training for no higher cost"
+        self._end(proposal, "stopped", reason, fidelity=progress.fidelity)
+        return False
+
+    def restarted(self, number: int) -> None:
+        """A plan's worker died; the new one reports again from the start of the stage that was under way."""
+        self._live[number] = []
+        self._listener.said(f"{self._running[number].trial_id}: its worker died; a new one goes on")
+
+    def _curves(self) -> dict[int, Curve]:
+        recorded = {record.number: record.curve for record in self._ledger.records if record.curve}
+        return {**recorded, **{number: curve for number, curve in self._live.items() if curve}}
+
+    def _known_costs(self) -> dict[int, tuple[float, ...]]:
+        """Known costs of every plan on every target, at its first precision: precisions rank shapes alike."""
+        return {proposal.number: self._costs_of(proposal) for proposal in self._ledger.proposals}
+
+    def _costs_of(self, proposal: Proposal) -> tuple[float, ...]:
+        shape, precision = proposal.draw.plan.shape, self._setup.precisions[0]
+        found = [
+            self._setup.costs[(shape, precision, target)].get(name)
+            for name, target in self._setup.goals.axes
+            if target is not None
+        ]
+        return tuple(0.0 if value is None else float(value) for value in found)
+
+    # Writing down -----------------------------------------------------------------------------------------------
+
+    def complete(self, number: int, result: Result) -> None:
+        """A plan has been carried out: one record for each of its variants."""
+        proposal = self._running[number]
+        measured = {variant.precision: variant for variant in result.variants}
+        self._settle(
+            proposal,
+            [
+                self._record(proposal, precision, target, **_of_result(result, measured[precision]))
+                for precision, target in proposal.variants
+            ],
+        )
+
+    def fail(self, number: int, error: str) -> None:
+        """A plan ended in an error: one record that says so; the search goes on."""
+        self._end(self._running[number], "failed", error, fidelity=0.0)
+
+    def abandon(self, number: int) -> None:
+        """A plan was interrupted with the search: nothing is recorded, and the next start takes it up again."""
+        self._forget(number)
+
+    def rule_out(self, shapes: Sequence[Shape]) -> None:
+        """Record, once, every shape that the known constraints forbid at some precision and target."""
+        for (shape, precision, target), costs in self._setup.costs.items():
+            if shape in shapes and (broken := self._setup.goals.broken_known(costs)):
+                layers = shape.num_layers or self._setup.base_layers
+                self._ledger.append(
+                    Record(
+                        record_id=f"shape-{layers}-{precision}-{target}",
+                        trial_id=f"shape-{layers}",
+                        number=-1,
+                        strategy="",
+                        plan="",
+                        fingerprint="",
+                        params={"student_layers": layers},
+                        precision=precision,
+                        target=target,
+                        status="infeasible",
+                        error="; ".join(broken),
+                        fidelity=0.0,
+                        started_at=self._began,
+                        finished_at=self._clock(),
+                        **self._cost_fields(shape, precision, target),
+                    )
+                )
+
+    def _end(self, proposal: Proposal, status: Any, error: str, *, fidelity: float) -> None:
+        precision, target = proposal.variants[0]
+        spent = sum(self._spent_live[proposal.number].values())
+        self._settle(
+            proposal,
+            [
+                self._record(
+                    proposal,
+                    precision,
+                    target,
+                    status=status,
+                    error=error,
+                    fidelity=fidelity,
+                    curve=tuple(self._live[proposal.number]),
+                    train_seconds=spent,
+                )
+            ],
+        )
+
+    def _settle(self, proposal: Proposal, records: Sequence[Record]) -> None:
+        for record in records:
+            self._ledger.append(record)
+        self._forget(proposal.number)
+        self._listener.finished(proposal, records)
+
+    def _forget(self, number: int) -> None:
+        for table in (self._running, self._started_at, self._live, self._spent_live):
+            table.pop(number, None)
+
+    def _record(self, proposal: Proposal, precision: str, target: str, **values: Any) -> Record:
+        plan = proposal.draw.plan
+        return Record(
+            record_id=proposal.record_id(precision, target),
+            trial_id=proposal.trial_id,
+            number=proposal.number,
+            strategy=proposal.draw.strategy,
+            plan=plan.to_json(),
+            fingerprint=plan.fingerprint,
+            params=dict(proposal.draw.params),
+            precision=precision,
+            target=target,
+            seed=plan.seed,
+            started_at=self._started_at[proposal.number],
+            finished_at=self._clock(),
+            versions=self._setup.versions,
+            **self._cost_fields(plan.shape, precision, target),
+            **values,
+        )
+
+    def _cost_fields(self, shape: Shape, precision: str, target: str) -> dict[str, Any]:
+        costs = self._setup.costs[(shape, precision, target)]
+        return {name: costs.get(name) for name in COST_COLUMNS} | {"estimated": target in self._setup.estimated}
+
+    @property
+    def _limits(self) -> Limits:
+        return self._setup.limits
+
+    @property
+    def _baseline(self) -> float | None:
+        return baseline_quality(self._ledger.records, self._setup.baseline)
+
+
+def _of_result(result: Result, variant: Measured) -> dict[str, Any]:
+    return {
+        "status": "complete",
+        "quality": variant.value,
+        "quality_low": variant.low,
+        "quality_high": variant.high,
+        "predictions": variant.predictions,
+        "curve": result.curve,
+        "train_seconds": result.train_seconds,
+        "prefix_seconds_saved": max(0.0, result.train_seconds - result.spent_seconds),
+        "overhead_seconds": result.overhead_seconds,
+        "host": result.host,
+    }

@@ -1,0 +1,230 @@
+"""What comes before the first trial: rows tokenised, models checked, serving costs measured, the space laid out."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.goals import Goals
+from search.spec import Spec, space_of
+from spaces.canonical import fingerprint
+from spaces.draw import Draw, opening, restrict
+from spaces.plan import Shape
+from spaces.space import Space
+from spaces.targets import TARGETS, Precision
+from trainers.context import Context
+from trainers.cost import CostRow, Probe, cost_table, read_cost_table, write_cost_table
+from trainers.datasets import TaskRows, load_task
+from trainers.docstrings import cache_folder
+from trainers.models import ModelInfo, inspect_model
+from trainers.storage import Storage
+from trainers.tokens import open_tokens, tokenise
+
+COST_TABLE = "cost_table.parquet"
+_PROBE_VERSION = 1
+
+Say = Callable[[str], None]
+
+
+class NothingFits(Exception):
+    """No shape satisfies the constraints that can be decided before training; says which and by how much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A spec made concrete: data and models by fingerprint."""
+
+    spec: Spec
+    goals: Goals
+    rows: TaskRows
+    base: ModelInfo
+    context: Context
+    space: Space
+    """Everything the spec allows; what cannot be feasible is taken out once costs are known."""
+    sequence_length: int
+    """Tokens of a typical request: the median of the validation rows."""
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Precisions that some target can run."""
+        runs = {precision for name in self.spec.targets for precision in TARGETS[name].precisions}
+        return tuple(precision for precision in self.spec.precisions if precision in runs)
+
+    @property
+    def reference(self) -> Shape:
+        """The base at full depth."""
+        return self.space.shape(self.space.base_layers)
+
+
+def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared:
+    """Read, check and tokenise everything that a search needs; trains and measures nothing.
+
+    Raises:
+        DataError, ModelError, SpecError, StorageError: all say what was found and the way out.
+    """
+    rows = load_task(spec.task, seed=spec.search.seed, folder=Path.cwd())
+    for note in rows.notes:
+        say(f"data: {note}")
+    base = inspect_model(spec.model.base)
+    teacher = inspect_model(spec.model.teacher) if spec.model.teacher else None
+    space = space_of(spec, base=base, data=fingerprint([rows.fingerprint, spec.task.max_tokens]), teacher=teacher)
+    models = {model.fingerprint: model for model in (base, teacher) if model is not None}
+    artifacts = storage.child("artifacts")
+    context = Context(
+        artifacts=artifacts.location,
+        cache=str(cache_folder() / "artifacts"),
+        models={name: str(model.folder) for name, model in models.items()},
+        tokens={},
+        labels=rows.labels,
+        metric=spec.task.metric,
+        threads=threads,
+        compute=spec.resources.compute,
+    )
+    tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens) for name, model in models.items()}
+    return Prepared(
+        spec=spec,
+        goals=Goals(
+            metric=spec.task.metric,
+            objectives=spec.search.objectives,
+            constraints=spec.constraints,
+            targets=spec.targets,
+        ),
+        rows=rows,
+        base=base,
+        context=replace(context, tokens=tokens),
+        space=space,
+        sequence_length=_typical_length(tokens[base.fingerprint]["validation"], context),
+    )
+
+
+def measure_costs(
+    prepared: Prepared, storage: Storage, *, measure: Probe, say: Say, before: Callable[[list[Shape]], None]
+) -> list[CostRow]:
+    """The run's cost table: read where it is there, else measured once and written.
+
+    A shape that was measured on this machine before, at the same length and with the same ONNX Runtime, is not
+    measured again. ``before`` is called with the shapes that have to be, first.
+    """
+    if storage.exists(COST_TABLE):
+        return read_cost_table(storage, COST_TABLE)
+    known = _Remembered(measure, prepared)
+    shapes = prepared.space.shapes()
+    if new := [shape for shape in shapes if not all(known.has(shape, p) for p in prepared.precisions)]:
+        say(f"measuring serving costs of {len(new)} sizes × {', '.join(prepared.precisions)}")
+        before([*new, *([] if prepared.reference in new else [prepared.reference])])
+    rows = cost_table(
+        shapes,
+        prepared.precisions,
+        [TARGETS[name] for name in prepared.spec.targets],
+        prepared.context,
+        reference=prepared.reference,
+        sequence_length=prepared.sequence_length,
+        measure=known,
+    )
+    write_cost_table(rows, storage, COST_TABLE)
+    return rows
+
+
+def known_costs(rows: list[CostRow]) -> dict[tuple[Shape, str, str], Mapping[str, float | None]]:
+    """The cost table by (shape, precision, target)."""
+    names = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j")
+    return {(row.shape, row.precision, row.target): {name: getattr(row, name) for name in names} for row in rows}
+
+
+def feasible_space(prepared: Prepared, rows: list[CostRow]) -> Space:
+    """The space without what the known constraints forbid at every precision and target.
+
+    Raises:
+        NothingFits: nothing is left.
+    """
+    costs, goals = known_costs(rows), prepared.goals
+
+    def feasible(shape: Shape) -> bool:
+        return any(not goals.broken_known(cost) for (of, _, _), cost in costs.items() if of == shape)
+
+    space = restrict(prepared.space, feasible)
+    if not space.strategies:
+        nearest = min(rows, key=lambda row: len(goals.broken_known(costs[(row.shape, row.precision, row.target)])))
+        broken = "; ".join(goals.broken_known(costs[(nearest.shape, nearest.precision, nearest.target)]))
+        layers = nearest.shape.num_layers or prepared.space.base_layers
+        raise NothingFits(
+            f"no size and precision satisfies the constraints; nearest: {layers} layers at {nearest.precision} "
+            f"on {nearest.target}: {broken}. Loosen a constraint, or add smaller sizes to model.student_layers"
+        )
+    return space
+
+
+def first_draws(space: Space, goals: Goals) -> tuple[Draw, ...]:
+    """The first proposals: the baseline where something is compared with it, and each strategy at its defaults."""
+    draws = {draw.plan.fingerprint: draw for draw in opening(space)}
+    baseline = space.baseline()
+    if goals.needs_baseline() and baseline.fingerprint not in draws:
+        return (Draw(strategy="baseline", params={}, plan=baseline), *draws.values())
+    return tuple(draws.values())
+
+
+def _tokenise(rows: TaskRows, model: ModelInfo, context: Context, max_tokens: int) -> dict[str, str]:
+    splits = {"train": rows.train, "validation": rows.validation, "test": rows.test}
+    return {
+        name: tokenise(split, model, context.store, max_tokens=max_tokens).fingerprint
+        for name, split in splits.items()
+        if split is not None
+    }
+
+
+def _typical_length(fingerprint: str, context: Context) -> int:
+    artifact = context.store.find(fingerprint)
+    assert artifact is not None, "tokenised a moment ago"
+    return int(np.median(open_tokens(artifact).lengths))
+
+
+class _Remembered:
+    """A probe that keeps what it measured in the user's cache folder, by machine, library versions and shape."""
+
+    def __init__(self, measure: Probe, prepared: Prepared) -> None:
+        self._measure, self._prepared = measure, prepared
+        self._folder = Storage(cache_folder() / "costs")
+
+    def has(self, shape: Shape, precision: Precision) -> bool:
+        return self._folder.exists(self._name(shape, precision))
+
+    def __call__(
+        self, shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
+    ) -> CostRow:
+        name = self._name(shape, precision)
+        if not self._folder.exists(name):
+            row = self._measure(shape, precision, context, reference=reference, sequence_length=sequence_length)
+            self._folder.write_json(name, asdict(row) | {"shape": row.shape.model_dump()})
+        found = self._folder.read_json(name)
+        return CostRow(**{**found, "shape": Shape(**found["shape"])})
+
+    def _name(self, shape: Shape, precision: Precision) -> str:
+        prepared = self._prepared
+        key = [_PROBE_VERSION, shape, precision, prepared.sequence_length, len(prepared.rows.labels), _machine()]
+        return f"{fingerprint(key)}.json"
+
+
+def _machine() -> list[str]:
+    import platform
+
+    import onnxruntime
+
+    model = next((line for line in _read_text(Path("/proc/cpuinfo")).splitlines() if line.startswith("model name")), "")
+    return [onnxruntime.__version__, platform.machine(), platform.node(), model]
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def context_to_json(context: Context) -> dict[str, Any]:
+    """The context as JSON, for a run's folder."""
+    return dict(json.loads(json.dumps(asdict(context))))
+
+
+def context_from_json(value: dict[str, Any]) -> Context:
+    """The context in a run's folder."""
+    return Context(**{**value, "labels": tuple(value["labels"])})
