@@ -17,11 +17,11 @@ from ray.tune.search import Searcher
 from search.budget import Limits
 from search.cluster import Layout, lay_out, ray_running, versions
 from search.conductor import DONE, WAIT, Conductor, Listener, Setup
+from search.export import write_best
 from search.ledger import Ledger
 from search.lock import locked
 from search.prepare import (
     Prepared,
-    context_to_json,
     feasible_space,
     first_draws,
     known_costs,
@@ -34,6 +34,7 @@ from search.run_folder import RunFolder
 from search.sampler import make_sampler
 from search.scheduler import ParetoHalving
 from search.seats import NAMESPACE, SeatPool, Switchboard
+from search.select import NoChoice
 from search.spec import Spec
 from search.trial import PlanTrial
 from spaces.plan import Plan, Shape
@@ -95,9 +96,13 @@ class _Session:
         layout = lay_out(self._spec.resources, trials=self._spec.budget.trials)
         self._listener.said(f"run folder: {self._storage.location}")
         prepared = prepare(self._spec, self._storage, threads=layout.cpus, say=self._listener.said)
-        self._folder.claim(self._spec, context_to_json(prepared.context), prepared.rows)
+        self._folder.claim(self._spec, prepared.context, prepared.rows)
         rows = measure_costs(
-            prepared, self._storage, measure=_probe_apart, say=self._listener.said, before=_exporter(prepared.context)
+            prepared,
+            self._storage,
+            measure=probe_apart,
+            say=self._listener.said,
+            before=export_shapes(prepared.context),
         )
         conductor = self._conductor(prepared, rows, layout)
         with self._seats(prepared, layout) as (pool, board):
@@ -107,7 +112,16 @@ class _Session:
             if pool.failed.is_set():
                 raise SearchFailed(f"workers could not be kept up; see {self._folder.log_folder}")
             self._confirm(board)
-        Run(self._storage).write_outputs()
+        self._write_up()
+
+    def _write_up(self) -> None:
+        """Front, choice, report, and the chosen model as ``best/``."""
+        run = Run(self._storage)
+        run.write_outputs()
+        with contextlib.suppress(NoChoice):
+            choice = run.select()
+            self._listener.said(f"exporting {choice.record.record_id}")
+            write_best(run, choice.record)
 
     def _conductor(self, prepared: Prepared, rows: list[CostRow], layout: Layout) -> Conductor:
         space = feasible_space(prepared, rows)
@@ -383,14 +397,14 @@ def _missing_parts(context: Context) -> Any:
     return missing
 
 
-def _probe_apart(shape: Shape, precision: Any, context: Context, *, reference: Shape, sequence_length: int) -> CostRow:
+def probe_apart(shape: Shape, precision: Any, context: Context, *, reference: Shape, sequence_length: int) -> CostRow:
     """``probe`` in a fresh process, so that its memory is its own."""
     task = ray.remote(max_calls=1, num_cpus=1)(probe)
     row: CostRow = ray.get(task.remote(shape, precision, context, reference=reference, sequence_length=sequence_length))
     return row
 
 
-def _exporter(context: Context) -> Any:
+def export_shapes(context: Context) -> Any:
     """Exports the graphs of shapes side by side."""
 
     def export(shapes: Sequence[Shape]) -> None:

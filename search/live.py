@@ -1,8 +1,9 @@
 """What a person sees while a search runs: a line per event, and in a terminal a live view below them."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,7 +21,7 @@ class PlainListener:
     """One short line an event, for logs and pipes."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._console = console or Console(file=sys.stdout, highlight=False)
         self._began = time.monotonic()
 
     def started(self, proposal: Proposal) -> None:
@@ -39,7 +40,7 @@ class PlainListener:
 
     def _line(self, text: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        self._console.print(f"{minutes:3d}:{seconds:02d}  {text}", markup=False)
+        self._console.print(f"{minutes:3d}:{seconds:02d}  {text}", markup=False, soft_wrap=True)
 
 
 class LiveListener(PlainListener):
@@ -99,6 +100,16 @@ class LiveListener(PlainListener):
             return ""
         each = (time.monotonic() - self._began) / self._done
         return f", about {each * max(0, self._trials - self._done) / 60:.0f} min left"
+
+
+@contextlib.contextmanager
+def listening(console: Console, *, trials: int | None, metric: str) -> Iterator[PlainListener]:
+    """The live view in a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        yield PlainListener(console)
+        return
+    with LiveListener(console, trials=trials, metric=metric) as listener:
+        yield listener
 
 
 def describe(proposal: Proposal) -> str:

@@ -1,10 +1,8 @@
 """What comes before the first trial: rows tokenised, models checked, serving costs measured, the space laid out."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -218,13 +216,3 @@ def _machine() -> list[str]:
 
 def _read_text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
-
-
-def context_to_json(context: Context) -> dict[str, Any]:
-    """The context as JSON, for a run's folder."""
-    return dict(json.loads(json.dumps(asdict(context))))
-
-
-def context_from_json(value: dict[str, Any]) -> Context:
-    """The context in a run's folder."""
-    return Context(**{**value, "labels": tuple(value["labels"])})

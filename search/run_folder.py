@@ -4,13 +4,13 @@ import json
 import logging
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from search.spec import Spec, spec_differences, spec_to_yaml
+from trainers.context import Context
 from trainers.datasets import TaskRows
 from trainers.storage import Storage
 
@@ -50,15 +50,16 @@ class RunFolder:
         log_folder = local / "log" if local is not None else Path(tempfile.mkdtemp(prefix="distune-log-"))
         return cls(storage, log_folder)
 
-    def claim(self, spec: Spec, context: dict[str, Any], rows: TaskRows) -> None:
+    def claim(self, spec: Spec, used: Context, rows: TaskRows) -> None:
         """Write down what the run is about, or check that it is still about the same.
 
         Raises:
             RunChanged: the data or the model behind the spec has changed.
         """
+        context = json.loads(json.dumps(asdict(used)))
         if self.storage.exists(_CONTEXT):
             old = self.storage.read_json(_CONTEXT)
-            changed = [name for name in ("tokens", "labels") if old[name] != json.loads(json.dumps(context[name]))]
+            changed = [name for name in ("tokens", "labels") if old[name] != context[name]]
             if changed:
                 raise RunChanged(_differs(self.storage, "the data or the model", [f"content of {', '.join(changed)}"]))
         self.storage.write(_SPEC, spec_to_yaml(spec).encode())
@@ -93,6 +94,12 @@ class RunFolder:
             logger.propagate = False
             logger.setLevel(logging.INFO)
         logger.info(text)
+
+
+def context_of(storage: Storage) -> Context:
+    """What the plans of the run in ``storage`` are carried out with."""
+    value = storage.read_json(_CONTEXT)
+    return Context(**{**value, "labels": tuple(value["labels"])})
 
 
 def _free_name(top: Storage, name: str) -> str:

@@ -1,0 +1,210 @@
+"""The command line. Each command imports what it needs when it runs, so ``--help`` and ``select`` start at once."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from search.errors import NOTHING_FITS, exit_code
+
+app = typer.Typer(
+    name="distune",
+    help="Fine-tune, distil, or both? One search over methods, sizes and precisions, and the model to ship.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file.")]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or s3://bucket/prefix/NAME.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set budget.trials=4. Repeat it.")
+]
+Where = Annotated[list[str] | None, typer.Option("--where", metavar="CONSTRAINT", help="'latency_ms <= 5'. Repeat it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TargetName = Annotated[str | None, typer.Option("--target", help="Where it must serve; the spec's first otherwise.")]
+Wish = Annotated[str, typer.Option("--wish", help="knee, quality or cost: which end of the front.")]
+
+
+@app.command(epilog="Example: distune search examples/docstrings.yaml --set budget.minutes=5")
+def search(
+    spec: SpecPath,
+    override: Overrides = None,
+    new: Annotated[bool, typer.Option("--new", help="Start beside an earlier run of this name.")] = False,
+) -> None:
+    """Run a search, or go on with one. Ctrl-C stops it; the same command goes on."""
+    from search.engine import Search
+    from search.live import listening
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    wanted = Search.from_yaml(spec, override or (), new=new)
+    console = Console(highlight=False)
+    with listening(console, trials=wanted.spec.budget.trials, metric=wanted.spec.task.metric) as listener:
+        run = wanted.run(listener)
+    _show(run, console)
+    if not any(run.front_records(target) for target in run.goals.targets):
+        raise typer.Exit(NOTHING_FITS)
+
+
+@app.command(epilog="Example: distune plan examples/docstrings.yaml")
+def plan(spec: SpecPath, override: Overrides = None, json_: AsJson = False) -> None:
+    """Show what a search would do: strategies, sizes, serving costs, what is feasible. Trains nothing."""
+    from search.foresee import foresee, render
+    from search.spec import load_spec
+
+    found = foresee(load_spec(spec, override or ()), say=lambda text: print(text, file=sys.stderr))
+    _print(found.to_json() if json_ else render(found), json_)
+
+
+@app.command(epilog="Example: distune report runs/docstrings")
+def report(
+    run: RunPath, to: Annotated[Path | None, typer.Option("--to", help="Another file than RUN/report.html.")] = None
+) -> None:
+    """Write the report as one HTML file, and print the front."""
+    from search.run import load_run
+
+    loaded = load_run(run)
+    path = loaded.report(to)
+    _show(loaded, Console(highlight=False), path)
+
+
+@app.command(epilog="Example: distune select runs/docstrings --where 'latency_ms <= 2' --wish quality")
+def select(
+    run: RunPath, where: Where = None, target: TargetName = None, wish: Wish = "knee", json_: AsJson = False
+) -> None:
+    """Name the variant to ship under these constraints, and why."""
+    from search.run import load_run
+    from search.select import choice_to_json
+    from search.words import say
+
+    choice = load_run(run).select(_parsed(where), target=target, wish=_wish(wish))
+    if json_:
+        return _print(choice_to_json(choice), as_json=True)
+    record = choice.record
+    costs = " · ".join(f"{name} {say(name, record.value(name, choice.metric))}" for name in choice.objectives)
+    print(f"{record.record_id}: {record.strategy} at {record.precision} for {record.target}  ({costs})")
+    print("\n".join(f"- {reason}" for reason in choice.reasons))
+    return None
+
+
+@app.command(epilog="Example: distune export runs/docstrings --to model --where 'size_mb <= 20'")
+def export(
+    run: RunPath,
+    to: Annotated[Path, typer.Option("--to", help="The folder to write; not there yet.")],
+    record: Annotated[str | None, typer.Option("--record", help="A record's id; the choice otherwise.")] = None,
+    where: Where = None,
+    target: TargetName = None,
+    wish: Wish = "knee",
+) -> None:
+    """Write a variant as a folder that transformers and ONNX Runtime load, measured again after it is written."""
+    from search.export import export_record
+    from search.run import load_run
+
+    loaded = load_run(run)
+    chosen = (
+        _record(loaded, record) if record else loaded.select(_parsed(where), target=target, wish=_wish(wish)).record
+    )
+    print(f"{chosen.record_id} written to {export_record(loaded, chosen, to)}")
+
+
+@app.command()
+def strategies() -> None:
+    """List the strategies and what each stands for."""
+    from spaces.strategies import CATALOGUE
+
+    for name, strategy in CATALOGUE.items():
+        print(f"{name:24}{strategy.summary}")
+
+
+@app.command()
+def spec(schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema, for editors.")] = False) -> None:
+    """Describe the spec file."""
+    from search.spec import Spec
+
+    if schema:
+        return _print(Spec.model_json_schema(), as_json=True)
+    for name, field in Spec.model_fields.items():
+        print(f"{name:12}{field.description}")
+    print("\nEvery key with its meaning: distune spec --schema, or docs/spec.md")
+    return None
+
+
+@app.command()
+def doctor(address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster, or auto.")] = None) -> None:
+    """Check the installation, Ray and the devices."""
+    from search.doctor import examine
+
+    healthy = True
+    for finding in examine(address):
+        healthy &= finding.good
+        print(f"{'ok  ' if finding.good else 'FAIL'}  {finding.what:14}{finding.text}")
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run a command; errors that are the user's end in one line and an exit code."""
+    try:
+        app()
+    except BaseException as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(_said(error), style="red", markup=False)
+        sys.exit(code)
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "distune: interrupted; the same command goes on"
+    return f"distune: {error}"
+
+
+def _show(run: Any, console: Console, path: Path | None = None) -> None:
+    from search.report.build import build
+    from search.report.text import render_text
+
+    console.print()
+    console.print(render_text(build(run)))
+    where = path or f"{run.storage.location}/report.html"
+    console.print(f"\nreport: {where}", soft_wrap=True)
+    if run.storage.exists("best"):
+        console.print(f"model:  {run.storage.location}/best", soft_wrap=True)
+
+
+def _print(value: Any, as_json: bool) -> None:
+    print(json.dumps(value, indent=1) if as_json else value)
+
+
+def _parsed(where: list[str] | None) -> list[str]:
+    from spaces.objectives import parse_constraint
+
+    for text in where or ():
+        try:
+            parse_constraint(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--where") from error
+    return list(where or ())
+
+
+def _wish(wish: str) -> Any:
+    if wish not in ("knee", "quality", "cost"):
+        raise typer.BadParameter(f"{wish!r}; expected knee, quality or cost", param_hint="--wish")
+    return wish
+
+
+def _record(run: Any, record_id: str) -> Any:
+    found = next((record for record in run.records if record.record_id == record_id), None)
+    if found is None:
+        front = [record.record_id for target in run.goals.targets for record in run.front_records(target)]
+        raise typer.BadParameter(f"no record {record_id!r}; on the front: {', '.join(front)}", param_hint="--record")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Handing over a trained variant: a folder that ``transformers`` and ONNX Runtime load, with a model card.
+
+It is measured again after it was written: a model that answers worse after export is an error, not a surprise.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from search.records import Record
+from search.run import Run
+from search.run_folder import context_of
+from search.words import say, say_interval, say_plan
+from spaces.plan import Plan
+from trainers.context import Context
+from trainers.deploy import deploy
+from trainers.evaluate import predict, quality, split_tokens
+
+_WEIGHTS = ("model.safetensors", "config.json")
+
+
+class ExportError(Exception):
+    """The variant cannot be handed over; says why and what would help."""
+
+
+def export_record(run: Run, record: Record, to: Path) -> Path:
+    """Write the variant of ``record`` to the folder ``to``, which must be empty or not there; returns it.
+
+    Raises:
+        ExportError: the folder holds something, the trained model is gone, or the export answers worse.
+    """
+    if to.exists() and any(to.iterdir()):
+        raise ExportError(f"{to} is not empty; name a folder that is not there yet")
+    if record.status != "complete":
+        raise ExportError(f"{record.record_id} is {record.status}, not complete; pick a record of the front")
+    context, plan = context_of(run.storage), Plan.model_validate_json(record.plan)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=to.parent) as draft:
+        folder = Path(draft) / "model"
+        _write(run, record, plan, context, folder)
+        _check(run, record, plan, context, folder)
+        if to.exists():
+            to.rmdir()
+        folder.rename(to)
+    return to
+
+
+def write_best(run: Run, record: Record) -> str:
+    """Export ``record`` as the run's ``best/``, in place of an earlier one; returns where."""
+    with tempfile.TemporaryDirectory(prefix="distune-best-") as draft:
+        folder = export_record(run, record, Path(draft) / "best")
+        run.storage.remove("best")
+        run.storage.upload(folder, "best", last="README.md")
+    return f"{run.storage.location}/best"
+
+
+def _write(run: Run, record: Record, plan: Plan, context: Context, folder: Path) -> None:
+    model = context.store.find(plan.fingerprint)
+    if model is None:
+        raise ExportError(
+            f"{record.record_id}: its trained model {plan.fingerprint[:12]}… is not in {context.artifacts}; "
+            "run the search again: it trains what is missing"
+        )
+    folder.mkdir(parents=True)
+    for name in _WEIGHTS:
+        shutil.copyfile(model.folder / name, folder / name)
+    _copy_tokenizer(Path(context.models[plan.base]), folder)
+    deploy(model, plan=plan, precision=record.precision, context=context, folder=folder)  # type: ignore[arg-type]
+    (folder / "distune.json").write_text(json.dumps(_facts(run, record, plan), indent=1, sort_keys=True) + "\n")
+    (folder / "README.md").write_text(_card(run, record, plan, context.labels))
+
+
+def _copy_tokenizer(base: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    if not base.exists():
+        raise ExportError(f"{base}: the base model is not there any more; put it back, its tokenizer is needed")
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+
+
+def _check(run: Run, record: Record, plan: Plan, context: Context, folder: Path) -> None:
+    """Measure the written graph on the validation rows; the recorded quality must be reached."""
+    tokens = split_tokens(context, base=plan.base, split="validation")
+    found = predict(folder / f"model_{record.precision}.onnx", tokens, threads=context.threads)
+    value = quality(context.metric, tokens.labels, found).value
+    assert record.quality is not None, "a complete record has a quality"
+    if value < record.quality - 1.0 / len(tokens):
+        raise ExportError(
+            f"{record.record_id}: {run.metric} is {value:.4f} after export, {record.quality:.4f} before; "
+            "another version of ONNX Runtime may be installed now: search again with it, or export with the old one"
+        )
+
+
+def _facts(run: Run, record: Record, plan: Plan) -> dict[str, Any]:
+    confirmed = run.confirmed.get(record.record_id)
+    return {
+        "record_id": record.record_id,
+        "strategy": record.strategy,
+        "precision": record.precision,
+        "target": record.target,
+        "plan": json.loads(plan.to_json()),
+        "validation": {run.metric: record.quality, "low": record.quality_low, "high": record.quality_high},
+        "test": None
+        if confirmed is None
+        else {run.metric: confirmed.value, "low": confirmed.low, "high": confirmed.high},
+        "costs": {name: record.value(name, run.metric) for name in ("latency_ms", "size_mb", "memory_mb")},
+        "versions": dict(record.versions),
+    }
+
+
+def _card(run: Run, record: Record, plan: Plan, labels: Sequence[str]) -> str:
+    metric, confirmed = run.metric, run.confirmed.get(record.record_id)
+    task = run.spec.get("task", {})
+    validation = f"{say(metric, record.quality)} ({say_interval(metric, record.quality_low, record.quality_high)})"
+    estimated = " (estimated)" if record.estimated else ""
+    head = yaml.safe_dump(
+        {
+            "library_name": "transformers",
+            "pipeline_tag": "text-classification",
+            "base_model": run.spec["model"]["base"],
+        },
+        sort_keys=True,
+    )
+    test = (
+        f"| {metric}, test | {say(metric, confirmed.value)} ({say_interval(metric, confirmed.low, confirmed.high)}) |\n"
+        if confirmed
+        else ""
+    )
+    return f"""---
+{head}---
+# {run.name}: {record.strategy}, {record.precision}
+
+{say_plan(plan)}.
+
+| | |
+| --- | --- |
+| {metric}, validation | {validation} |
+{test}| latency on {record.target}{estimated} | {say("latency_ms", record.latency_ms)} |
+| size of the graph | {say("size_mb", record.size_mb)} |
+| training | {say("train_seconds", record.train_seconds)} |
+
+Intervals are 95 %. Metrics are of the deployed graph, `model_{record.precision}.onnx`, row by row.
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="path/to/this/folder")
+```
+
+- Labels: {", ".join(labels)}
+- Data: {task.get("train")}, column `{task.get("text")}` → `{task.get("label")}`
+- Seed: {record.seed}; plan {record.fingerprint[:16]}; record {record.record_id}
+- Versions: {", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))}
+"""

@@ -1,0 +1,110 @@
+"""What a search would do, before it does it: trains nothing, measures serving costs only."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.cluster import lay_out, ray_running
+from search.engine import export_shapes, probe_apart
+from search.prepare import NothingFits, feasible_space, first_draws, known_costs, measure_costs, prepare
+from search.spec import Spec
+from trainers.cost import CostRow
+from trainers.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foresight:
+    """What would run, and at which serving costs."""
+
+    name: str
+    rows: dict[str, int]
+    """Rows of each split."""
+    labels: int
+    strategies: tuple[str, ...]
+    student_layers: tuple[int, ...]
+    opening: tuple[str, ...]
+    seats: int
+    threads: int
+    costs: tuple[dict[str, Any], ...]
+    feasible_share: float
+    """Of all (size, precision, target)."""
+    budget: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
+    """Prepare everything in a temporary folder, and look at it.
+
+    Raises:
+        NothingFits: no size satisfies the constraints.
+    """
+    with tempfile.TemporaryDirectory(prefix="distune-plan-") as folder, ray_running(spec.resources.address):
+        storage = Storage(Path(folder))
+        layout = lay_out(spec.resources, trials=spec.budget.trials)
+        prepared = prepare(spec, storage, threads=layout.cpus, say=say)
+        rows = measure_costs(prepared, storage, measure=probe_apart, say=say, before=export_shapes(prepared.context))
+        space = feasible_space(prepared, rows)
+        splits = {"train": prepared.rows.train, "validation": prepared.rows.validation, "test": prepared.rows.test}
+        costs = [_cost(row, prepared.space.base_layers, prepared.goals.broken_known) for row in _known(rows)]
+        return Foresight(
+            name=spec.name,
+            rows={name: len(split) for name, split in splits.items() if split is not None},
+            labels=len(prepared.rows.labels),
+            strategies=space.strategies,
+            student_layers=space.student_layers,
+            opening=tuple(draw.strategy for draw in first_draws(space, prepared.goals)),
+            seats=layout.seats,
+            threads=layout.cpus,
+            costs=tuple(costs),
+            feasible_share=sum(not cost["breaks"] for cost in costs) / len(costs),
+            budget=spec.budget.model_dump(exclude_none=True),
+        )
+
+
+def render(found: Foresight) -> str:
+    """For a person."""
+    rows = ", ".join(f"{count} {name}" for name, count in found.rows.items())
+    head = [
+        f"{found.name}: {rows} rows, {found.labels} labels",
+        f"strategies  {', '.join(found.strategies)}",
+        f"students    {', '.join(map(str, found.student_layers))} layers",
+        f"seats       {found.seats} × {found.threads} threads",
+        f"budget      {', '.join(f'{value:g} {name}' for name, value in found.budget.items())}",
+        f"feasible    {found.feasible_share:.0%} of {len(found.costs)} sizes × precisions × targets",
+        "",
+        f"{'layers':>6} {'precision':9} {'target':8} {'latency':>10} {'size':>9} {'memory':>9}",
+    ]
+    return "\n".join([*head, *(_line(cost) for cost in found.costs)])
+
+
+def _known(rows: list[CostRow]) -> list[CostRow]:
+    return sorted(rows, key=lambda row: (row.target, row.precision, row.latency_ms))
+
+
+def _cost(row: CostRow, base_layers: int, broken: Callable[[Any], list[str]]) -> dict[str, Any]:
+    costs = known_costs([row])[(row.shape, row.precision, row.target)]
+    return {
+        "layers": row.shape.num_layers or base_layers,
+        "precision": row.precision,
+        "target": row.target,
+        "estimated": row.estimated,
+        **costs,
+        "breaks": broken(costs),
+    }
+
+
+def _line(cost: dict[str, Any]) -> str:
+    mark = "~" if cost["estimated"] else " "
+    breaks = f"  ✗ {'; '.join(cost['breaks'])}" if cost["breaks"] else ""
+    return (
+        f"{cost['layers']:>6} {cost['precision']:9} {cost['target']:8} {mark}{cost['latency_ms']:6.2f} ms"
+        f" {cost['size_mb']:6.1f} MB {cost['memory_mb']:6.0f} MB{breaks}"
+    )
+
+
+__all__ = ["Foresight", "NothingFits", "foresee", "render"]
