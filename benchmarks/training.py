@@ -33,7 +33,7 @@ from trainers.datasets import load_task
 from trainers.distill import distill
 from trainers.evaluate import split_tokens
 from trainers.finetune import finetune
-from trainers.loop import Fitted, Job, fit
+from trainers.loop import Job, fit
 from trainers.losses import soft_label_loss
 from trainers.models import inspect_model, load_classifier, quiet_transformers, select_layers
 from trainers.ranks import solo
@@ -48,6 +48,8 @@ WAYS = {
     "online_distill": "our loop, teacher run on every batch",
     "trainer_distill": "transformers.Trainer, teacher run on every batch",
 }
+USUAL_DROPOUT = 0.1
+"""What encoders come with, and so what ``Trainer`` would train with."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ class Setting:
     optimisation: Optimisation
     expert: Finetune
 
-    def student(self, seed: int) -> Any:
-        """The model to train, the same for every way."""
+    def student(self, seed: int, *, dropout: float = 0.0) -> Any:
+        """The model to train, the same weights for every way."""
         folder = Path(self.context.models[self.base])
-        whole = load_classifier(folder, labels=self.context.labels, dropout=0.0, seed=seed)
+        whole = load_classifier(folder, labels=self.context.labels, dropout=dropout, seed=seed)
         return select_layers(whole, self.layers)
 
     def job(self, seed: int, *, taught: bool) -> Job:
@@ -195,7 +197,7 @@ def online(setting: Setting, seed: int) -> tuple[Any, float]:
         return soft_loss(logits, answers, batch.labels_B, setting.distilling)
 
     with fast_attention(teacher, longest=longest, context=setting.context):
-        fitted: Fitted = fit(student, loss, job)
+        fitted = fit(student, loss, job)
     return student, fitted.seconds
 
 
@@ -220,7 +222,7 @@ def plain_trainer(setting: Setting, seed: int, teacher: Any) -> tuple[Any, float
     """What a user writes without this engine: ``Trainer``, its loss replaced where there is a teacher."""
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
-    student = with_default_dropout(setting, seed)
+    student = setting.student(seed, dropout=USUAL_DROPOUT)
     stage = setting.distilling
 
     class Distiller(Trainer):
@@ -256,18 +258,6 @@ def plain_trainer(setting: Setting, seed: int, teacher: Any) -> tuple[Any, float
         with quiet_transformers():
             trainer.train()
     return student.to("cpu"), time.perf_counter() - started
-
-
-def with_default_dropout(setting: Setting, seed: int) -> Any:
-    """The student of this seed, with the dropout that the base model's own config asks for."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(setting.context.models[setting.base], local_files_only=True)
-    folder = Path(setting.context.models[setting.base])
-    dropout = float(getattr(config, "hidden_dropout_prob", 0.1))
-    return select_layers(
-        load_classifier(folder, labels=setting.context.labels, dropout=dropout, seed=seed), setting.layers
-    )
 
 
 def collated(tokens: Tokens, rows: list[int], model: Any) -> dict[str, Tensor]:

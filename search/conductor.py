@@ -4,6 +4,7 @@ Knows no Ray, no torch, no clock of its own: ``engine`` drives it with real work
 ones. All that it decides follows from the ledger, so that a search which was interrupted goes on as if it had not been.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -288,7 +289,8 @@ class Conductor:
         )
 
     def _settle(self, proposal: Proposal, records: Sequence[Record]) -> None:
-        for record in records:
+        # The first variant's last: the ledger takes a plan for finished that has no result there.
+        for record in reversed(records):
             self._ledger.append(record)
         self._forget(proposal.number)
         self._listener.finished(proposal, records)
@@ -331,15 +333,23 @@ class Conductor:
 
 
 def _of_result(result: Result, variant: Measured) -> dict[str, Any]:
+    return _quality(variant) | {
+        "curve": result.curve,
+        "train_seconds": result.train_seconds,
+        "prefix_seconds_saved": max(0.0, result.train_seconds - result.spent_seconds),
+        "overhead_seconds": result.overhead_seconds,
+        "host": result.host,
+    }
+
+
+def _quality(variant: Measured) -> dict[str, Any]:
+    if not math.isfinite(variant.value):
+        error = f"quality at {variant.precision} is {variant.value}; expected a number"
+        return {"status": "failed", "error": error}
     return {
         "status": "complete",
         "quality": variant.value,
         "quality_low": variant.low,
         "quality_high": variant.high,
         "predictions": variant.predictions,
-        "curve": result.curve,
-        "train_seconds": result.train_seconds,
-        "prefix_seconds_saved": max(0.0, result.train_seconds - result.spent_seconds),
-        "overhead_seconds": result.overhead_seconds,
-        "host": result.host,
     }

@@ -1,15 +1,18 @@
 """What a search would do, before it does it: trains nothing, measures serving costs only."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search.cluster import lay_out, ray_running
 from search.engine import export_shapes, probe_apart
-from search.prepare import NothingFits, feasible_space, first_draws, known_costs, measure_costs, prepare
+from search.prepare import feasible_space, first_draws, known_costs, measure_costs, prepare
 from search.spec import Spec
+from spaces.draw import Draw
+from spaces.plan import Plan, Shape
+from spaces.stages import SelectLayers
 from trainers.cost import CostRow
 from trainers.storage import Storage
 
@@ -31,6 +34,8 @@ class Foresight:
     feasible_share: float
     """Of all (size, precision, target)."""
     budget: dict[str, Any]
+    expected_minutes: float | None
+    """For the budget's number of plans, from the measured latencies; rough. None without such a number."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -49,6 +54,7 @@ def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
         prepared = prepare(spec, storage, threads=layout.cpus, say=say)
         rows = measure_costs(prepared, storage, measure=probe_apart, say=say, before=export_shapes(prepared.context))
         space = feasible_space(prepared, rows)
+        draws = first_draws(space, prepared.goals)
         splits = {"train": prepared.rows.train, "validation": prepared.rows.validation, "test": prepared.rows.test}
         costs = [_cost(row, prepared.space.base_layers, prepared.goals.broken_known) for row in _known(rows)]
         return Foresight(
@@ -57,12 +63,13 @@ def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
             labels=len(prepared.rows.labels),
             strategies=space.strategies,
             student_layers=space.student_layers,
-            opening=tuple(draw.strategy for draw in first_draws(space, prepared.goals)),
+            opening=tuple(draw.strategy for draw in draws),
             seats=layout.seats,
             threads=layout.cpus,
             costs=tuple(costs),
             feasible_share=sum(not cost["breaks"] for cost in costs) / len(costs),
             budget=spec.budget.model_dump(exclude_none=True),
+            expected_minutes=_minutes(spec, draws, rows, examples=len(prepared.rows.train), seats=layout.seats),
         )
 
 
@@ -75,11 +82,39 @@ def render(found: Foresight) -> str:
         f"students    {', '.join(map(str, found.student_layers))} layers",
         f"seats       {found.seats} × {found.threads} threads",
         f"budget      {', '.join(f'{value:g} {name}' for name, value in found.budget.items())}",
+        *(
+            [f"training    about {found.expected_minutes:.0f} min (rough)"]
+            if found.expected_minutes is not None
+            else []
+        ),
         f"feasible    {found.feasible_share:.0%} of {len(found.costs)} sizes × precisions × targets",
         "",
         f"{'layers':>6} {'precision':9} {'target':8} {'latency':>10} {'size':>9} {'memory':>9}",
     ]
     return "\n".join([*head, *(_line(cost) for cost in found.costs)])
+
+
+def _minutes(spec: Spec, draws: Sequence[Draw], rows: Sequence[CostRow], *, examples: int, seats: int) -> float | None:
+    """The opening's training time, each shared part once, carried over to all plans; what is shared stays shared."""
+    if spec.budget.trials is None:
+        return None
+    latency_s = {row.shape: row.latency_ms / 1e3 for row in rows if row.precision == "fp32" and not row.estimated}
+    own, shared = {}, {}
+    for draw in draws:
+        *before, last = draw.plan.trained_prefixes()
+        shared |= {part.fingerprint: _seconds(part, latency_s, examples) for part in before}
+        own[last.fingerprint] = _seconds(last, latency_s, examples)
+    each = sum(own.values()) / len(own)
+    rest = sum(seconds for name, seconds in shared.items() if name not in own)
+    return (rest + each * spec.budget.trials) / seats / 60
+
+
+def _seconds(plan: Plan, latency_s: Mapping[Shape, float], examples: int) -> float:
+    """Of the plan's last stage: a training step counts as three forward passes of a request."""
+    reference = max(latency_s.values(), default=0.0)
+    stage = plan.stages[-1]
+    assert not isinstance(stage, SelectLayers), "a part that trains"
+    return 3 * latency_s.get(plan.shape, reference) * examples * stage.optimisation.epochs
 
 
 def _known(rows: list[CostRow]) -> list[CostRow]:
@@ -105,6 +140,3 @@ def _line(cost: dict[str, Any]) -> str:
         f"{cost['layers']:>6} {cost['precision']:9} {cost['target']:8} {mark}{cost['latency_ms']:6.2f} ms"
         f" {cost['size_mb']:6.1f} MB {cost['memory_mb']:6.0f} MB{breaks}"
     )
-
-
-__all__ = ["Foresight", "NothingFits", "foresee", "render"]

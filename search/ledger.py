@@ -69,9 +69,12 @@ class Ledger:
         return [proposal for proposal in self.proposals if not self.is_finished(proposal)]
 
     def is_finished(self, proposal: Proposal) -> bool:
-        """Whether a proposal has the records of all its variants, or the one that says why it has not."""
+        """Whether a proposal has the records of all its variants, or the one that says why it has not.
+
+        That one stands in the place of the first variant, whose record is written last.
+        """
         found = [self._records.get(proposal.record_id(*variant)) for variant in proposal.variants]
-        return all(found) or any(record is not None and record.status != "complete" for record in found)
+        return all(found) or (found[0] is not None and found[0].status != "complete")
 
     def propose(self, proposal: Proposal) -> None:
         """Write a proposal down. It must be new."""

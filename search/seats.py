@@ -26,7 +26,7 @@ _MAX_RESTARTS = 5
 class _Order:
     order: dict[str, Any]
     messages: "asyncio.Queue[dict[str, Any]]" = field(default_factory=asyncio.Queue)
-    answer: "asyncio.Future[bool] | None" = None
+    answer: "asyncio.Future[bool | None] | None" = None
     asked: Any = None
     """The report that waits for an answer."""
     deliveries: int = 0
@@ -67,8 +67,10 @@ class Switchboard:
         self._held[seat] = entry.order["id"]
         return entry.order
 
-    async def report(self, order_id: str, progress: Any) -> bool:
-        """Pass a report on; whether the plan goes on."""
+    async def report(self, order_id: str, progress: Any) -> bool | None:
+        """Pass a report on; whether the plan goes on, None: not now, the search is being closed."""
+        if self._closed:
+            return None
         entry = self._orders.get(order_id)
         if entry is None or entry.over:
             return False
@@ -104,7 +106,7 @@ class Switchboard:
         """The next report of an order."""
         return await self._orders[order_id].messages.get()
 
-    async def answer(self, order_id: str, goes_on: bool) -> None:
+    async def answer(self, order_id: str, goes_on: bool | None) -> None:
         """Answer an order's last report."""
         entry = self._orders.get(order_id)
         if entry is not None and entry.answer is not None and not entry.answer.done():
@@ -130,7 +132,7 @@ class Switchboard:
             self._closed = True
             self._queue.clear()
             for order_id in list(self._orders):
-                await self.answer(order_id, False)
+                await self.answer(order_id, None)
                 self._orders[order_id].over = True
             self._changed.notify_all()
 

@@ -54,7 +54,10 @@ class FixedChooser:
         return value
 
     def integer(self, name: str, low: int, high: int, *, log: bool = False) -> int:  # noqa: ARG002
-        return int(self._within(name, low, high))
+        value = self._within(name, low, high)
+        if value != int(value):
+            raise ValueError(f"{name}: {value!r} is not a whole number within [{low}, {high}]")
+        return int(value)
 
     def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:  # noqa: ARG002
         return float(self._within(name, low, high))

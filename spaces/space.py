@@ -49,9 +49,9 @@ class Space:
     """Sizes of students, in layers."""
     ranges: Mapping[str, Range] = field(default_factory=lambda: dict(PARAMETERS))
     teacher_recipes: Mapping[str, Optimisation]
-    """How a teacher may be fine-tuned, by name. Few, so that many plans share one teacher; the first is the baseline."""
+    """How a teacher may be fine-tuned, by name. Few, so that plans share a teacher; the first is the baseline."""
     teacher_base: str | None = None
-    """Fingerprint of another model that teaches; None: the base itself, fine-tuned, teaches and students start from it."""
+    """Fingerprint of another model that teaches; None: the fine-tuned base teaches, and students start from it."""
     batch_size: int = 32
 
     def baseline(self) -> Plan:

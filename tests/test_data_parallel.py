@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,9 @@ DIVERGING = plan_of(finetuning(learning_rate=1e38, warmup_share=0.0))
 
 def work(rank: int, folder: str, context: Context) -> None:
     """One worker: every scenario in turn, what came of it written down."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORKERS)
+    meeting = f"file://{folder}/meeting"
+    patience = timedelta(seconds=60)
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORKERS, timeout=patience)
     ranks, outcomes = Ranks(rank, WORKERS), {}
     for name, (plan, report) in SCENARIOS.items():
         told: list[Progress] = []

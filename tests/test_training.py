@@ -21,7 +21,7 @@ from trainers.artifacts import Artifact
 from trainers.batches import collate, epoch_batches, sorted_batches
 from trainers.checkpoints import FOLDER
 from trainers.compute import fast_attention, predictions
-from trainers.context import Context, Progress, Stopped
+from trainers.context import Context, Progress, Report, Stopped
 from trainers.embeddings import UsedRows, train_used_rows, used_ids
 from trainers.evaluate import quality, split_tokens
 from trainers.finetune import adapted_modules, add_adapters
@@ -300,17 +300,28 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(plan: Plan, epoch: int,
     assert Storage(context.artifacts).child(FOLDER).names() == []
 
 
-def test_no_checkpoint_before_its_time(tmp_path: Path) -> None:
-    context = tiny_context(tmp_path, checkpoint_every_s=1e9)
+@pytest.mark.parametrize("seconds, kept", [(0.0, 1), (1e9, 0)])
+def test_a_checkpoint_is_written_when_its_time_has_come(seconds: float, kept: int, tmp_path: Path) -> None:
+    context = tiny_context(tmp_path, checkpoint_every_s=seconds)
+    with pytest.raises(Interrupted):
+        run_plan(FULL, context, ranks=solo(), report=end_with(Interrupted))
+    assert len(Storage(context.artifacts).child(FOLDER).names()) == kept
 
-    def stop(progress: Progress) -> None:
-        if progress.epoch == 2:
-            raise Stopped
 
+def test_a_stop_leaves_nothing(tmp_path: Path) -> None:
+    context = tiny_context(tmp_path, checkpoint_every_s=0.0)
     with pytest.raises(Stopped):
-        run_plan(FULL, context, ranks=solo(), report=stop)
+        run_plan(FULL, context, ranks=solo(), report=end_with(Stopped))
     assert Storage(context.artifacts).child(FOLDER).names() == []
     assert not context.store.has(FULL.fingerprint)
+
+
+def end_with(error: type[Exception]) -> Report:
+    def report(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise error
+
+    return report
 
 
 @pytest.mark.parametrize("content", [b"", b"half a checkp", b"\x10" + bytes(7) + b"not json at all!"])

@@ -52,11 +52,17 @@ class ArtifactStore:
         folder = self._cache / fingerprint
         if not (folder / MANIFEST).exists():
             self._fetch(fingerprint, folder)
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = _read_manifest(folder)
         for name, file in manifest["files"].items():
             if not (folder / name).exists() or (folder / name).stat().st_size != file["bytes"]:
                 raise StorageError(f"{folder / name}: is not what was written; delete {folder} to have it made again")
         return Artifact(fingerprint, folder, manifest["about"])
+
+    def about(self, fingerprint: str) -> dict[str, Any] | None:
+        """What was written down about an artifact, without fetching it; None if it is not finished."""
+        if not self.has(fingerprint):
+            return None
+        return dict(self._storage.read_json(f"{fingerprint}/{MANIFEST}")["about"])
 
     @contextlib.contextmanager
     def publish(self, fingerprint: str, about: dict[str, Any]) -> Iterator[Path]:
@@ -77,10 +83,10 @@ class ArtifactStore:
             shutil.rmtree(draft, ignore_errors=True)
 
     def _settle(self, draft: Path, fingerprint: str) -> None:
-        if self._storage.local_path is None:
-            self._storage.upload(draft, fingerprint, last=MANIFEST)
-        with contextlib.suppress(OSError):
-            draft.rename(self._cache / fingerprint)
+        if not self.has(fingerprint):
+            if self._storage.local_path is None:
+                self._storage.upload(draft, fingerprint, last=MANIFEST)
+            _put_in_place(draft, self._cache / fingerprint)
         if not self.has(fingerprint):
             raise StorageError(f"{self._storage.location}: {fingerprint[:12]}… could not be put in place")
 
@@ -89,8 +95,26 @@ class ArtifactStore:
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=self._cache) as draft:
             copy = Path(draft) / fingerprint
             self._storage.download(fingerprint, copy)
-            with contextlib.suppress(OSError):
-                copy.rename(folder)
+            _put_in_place(copy, folder)
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """Rename ``draft`` to ``folder``, unless another one was faster."""
+    if folder.exists() and not (folder / MANIFEST).exists():
+        # Left of a folder that somebody began to delete: an artifact only ever appears with its manifest.
+        shutil.rmtree(folder)
+    with contextlib.suppress(OSError):
+        draft.rename(folder)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return {"about": dict(manifest["about"]), "files": dict(manifest["files"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{folder / MANIFEST}: cannot be read ({error}); delete {folder} to have it made again"
+        ) from error
 
 
 def _write_manifest(draft: Path, about: dict[str, Any]) -> None:

@@ -70,5 +70,5 @@ def _measure(
 
 
 def _seconds(plan: Plan, context: Context) -> float:
-    artifact = context.store.find(plan.fingerprint)
-    return float(artifact.about["seconds"]) if artifact else 0.0
+    about = context.store.about(plan.fingerprint)
+    return float(about["seconds"]) if about else 0.0

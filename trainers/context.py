@@ -67,4 +67,8 @@ class Stopped(Exception):
     """Raised by a report callback: the plan is to end here, without a result."""
 
 
+class Suspended(Stopped):
+    """Raised by a report callback: the plan is to end here for now, and to go on later from its last checkpoint."""
+
+
 Report = Callable[[Progress], None]

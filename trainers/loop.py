@@ -1,7 +1,7 @@
 """One stage's training, whatever its loss: batches, optimiser, schedule, reports, checkpoints, data parallelism.
 
-The result depends on the plan alone: on a stage that was interrupted and went on from a checkpoint not at all, on the
-number of workers only by rounding.
+The result depends on the plan alone. An interruption, after which the stage goes on from a checkpoint, changes no bit
+of it; the number of workers changes it by rounding.
 """
 
 import math

@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from spaces.plan import Plan
 from trainers.carry_out import carry_out, measure
-from trainers.context import Context, Progress, Stopped
+from trainers.context import Context, Progress, Stopped, Suspended
 from trainers.loop import TrainingError
 from trainers.model_files import ModelError
 from trainers.ranks import RankError, Ranks
@@ -78,7 +78,10 @@ def _work(config: dict[str, Any]) -> None:
 
 def _serve(order: dict[str, Any], board: Any, *, context: Context, ranks: Ranks) -> None:
     def report(progress: Progress) -> None:
-        if not ray.get(board.report.remote(order["id"], progress)):
+        goes_on = ray.get(board.report.remote(order["id"], progress))
+        if goes_on is None:
+            raise Suspended(order["id"])
+        if not goes_on:
             raise Stopped(order["id"])
 
     try:

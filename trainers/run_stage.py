@@ -2,6 +2,7 @@
 
 import json
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from spaces.plan import Plan
 from spaces.stages import Distill, SelectLayers
 from trainers.artifacts import Artifact, ArtifactStore
 from trainers.checkpoints import Checkpoint
-from trainers.context import Context, Report
+from trainers.context import Context, Report, Stopped, Suspended
 from trainers.distill import distill
 from trainers.finetune import finetune
 from trainers.loop import Fitted, Job, TrainingError
@@ -71,12 +72,12 @@ def plan_seconds(plan: Plan, store: ArtifactStore) -> float:
     seconds = {}
     for prefix in plan.trained_prefixes():
         if prefix.fingerprint not in seconds:
-            artifact = store.find(prefix.fingerprint)
-            if artifact is None:
+            about = store.about(prefix.fingerprint)
+            if about is None:
                 raise TrainingError(
                     f"{prefix.fingerprint[:12]}…, a part of the plan, is not in the store; run the plan"
                 )
-            seconds[prefix.fingerprint] = float(artifact.about["seconds"])
+            seconds[prefix.fingerprint] = float(about["seconds"])
     return sum(seconds.values())
 
 
@@ -101,7 +102,15 @@ def _trained_start(plan: Plan) -> Plan | None:
 
 def _carry_out(job: Job) -> None:
     _reset_peak_memory()
-    model, fitted = STAGES[job.stage.kind](_start_model(job), job)
+    try:
+        model, fitted = STAGES[job.stage.kind](_start_model(job), job)
+    except Suspended:
+        raise
+    except (Stopped, TrainingError):
+        # It would end there again; what another error left can still be gone on from.
+        if job.ranks.first:
+            Checkpoint(job.context, job.plan.fingerprint).remove()
+        raise
     job.ranks.on_first(lambda: _publish(model, fitted, job))
 
 
@@ -153,4 +162,5 @@ def _peak_memory_mb() -> float:
     """Peak memory, 10⁶ bytes: of this stage on a GPU; on the processor, of the worker's life so far."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

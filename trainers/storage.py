@@ -15,6 +15,9 @@ from typing import Any
 import fsspec
 import pyarrow.fs as pafs
 
+_ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
+"""Schemes that pyarrow opens itself; fsspec is asked for all others."""
+
 
 class StorageError(Exception):
     """The storage could not be reached, read or written; says where, why, and what to do."""
@@ -24,8 +27,9 @@ class Storage:
     """A folder at a local path or at a URI such as ``s3://bucket/prefix`` or ``memory://name``."""
 
     def __init__(self, location: str | Path) -> None:
-        self.location = str(location)
-        self._files, self._root = _open(self.location)
+        self._files, self._root = _open(str(location))
+        # Absolute: it is told to workers, whose current folder is another one.
+        self.location = self._root if "://" not in str(location) else str(location)
 
     @property
     def local_path(self) -> Path | None:
@@ -115,10 +119,10 @@ def _open(location: str) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), str(Path(location).absolute())
     try:
         files, root = pafs.FileSystem.from_uri(location)
-    except (ValueError, NotImplementedError):
+    except (ValueError, NotImplementedError, OSError) as error:
+        if location.partition("://")[0] in _ARROW:
+            raise StorageError(f"{location}: cannot be opened: {error}") from error
         files, root = _open_fsspec(location)
-    except OSError as error:
-        raise StorageError(f"{location}: cannot be opened: {error}") from error
     return files, str(root).rstrip("/")
 
 

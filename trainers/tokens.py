@@ -25,20 +25,13 @@ class Tokens:
         lists = batch.column("input_ids")
         self._values: np.ndarray = lists.values.to_numpy(zero_copy_only=True)
         self._offsets: np.ndarray = lists.offsets.to_numpy(zero_copy_only=True)
-        self._labels: np.ndarray = batch.column("label").to_numpy(zero_copy_only=True)
+        self.labels: np.ndarray = batch.column("label").to_numpy(zero_copy_only=True).astype(np.int64)
+        """Class of each row, int64."""
+        self.lengths: np.ndarray = np.diff(self._offsets).astype(np.int64)
+        """Number of tokens of each row, special ones included, int64."""
 
     def __len__(self) -> int:
-        return len(self._labels)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Class of each row, int64."""
-        return self._labels.astype(np.int64)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of tokens of each row, special ones included, int64."""
-        return np.diff(self._offsets).astype(np.int64)
+        return len(self.labels)
 
     def ids(self, row: int) -> np.ndarray:
         """Token ids of one row, int64; an array of one's own."""

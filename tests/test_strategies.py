@@ -1,0 +1,251 @@
+"""Drawing plans: every draw is in the space and can be drawn again; only what is used is asked for."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ledgers import make_space
+
+from spaces.choosers import FixedChooser, MiddleChooser, RandomChooser, RecordingChooser
+from spaces.draw import draw, opening, restrict
+from spaces.plan import Plan
+from spaces.space import PARAMETERS, Range, Space
+from spaces.stages import Distill, Finetune, Optimisation
+from spaces.strategies import CATALOGUE
+
+_ACTIVE = {
+    "full": {"learning_rate", "epochs"},
+    "lora": {"lora_rank", "lora_learning_rate", "epochs"},
+    "small_finetune": {"student_layers", "student_learning_rate", "epochs"},
+    "distill_soft": {"teacher", "student_layers", "alpha", "student_learning_rate", "epochs", "temperature"},
+    "distill_then_finetune": {
+        *("teacher", "student_layers", "student_learning_rate", "epochs", "temperature"),
+        *("polish_learning_rate", "polish_epochs"),
+    },
+    "dft": {"teacher", "student_layers", "student_learning_rate", "epochs", "temperature", "alpha", "alpha_end"},
+}
+
+
+@st.composite
+def _ranges(draw_):
+    """The usual ranges, narrowed to any two of their values: fixed numbers and awkward digits included."""
+    found = {}
+    for name, span in PARAMETERS.items():
+        if span.kind == "integer":
+            bounds = st.integers(int(span.low), int(span.high))
+        else:
+            bounds = st.floats(span.low, span.high)
+        low, high = sorted((draw_(bounds), draw_(bounds)))
+        found[name] = replace(span, low=low, high=high, default=min(high, max(low, span.default)))
+    return found
+
+
+@st.composite
+def _spaces(draw_):
+    total = draw_(st.integers(1, 24))
+    return Space(
+        base="b" * 64,
+        base_layers=total,
+        data="d" * 64,
+        seed=draw_(st.integers(0, 9)),
+        strategies=tuple(draw_(st.lists(st.sampled_from(sorted(CATALOGUE)), min_size=1, unique=True))),
+        student_layers=tuple(sorted(draw_(st.sets(st.integers(1, total), min_size=1, max_size=5)))),
+        ranges=draw_(_ranges()),
+        teacher_recipes={
+            "a": Optimisation(learning_rate=1e-4, epochs=3),
+            "b": Optimisation(learning_rate=2e-4, epochs=5),
+        },
+        teacher_base=draw_(st.sampled_from([None, "t" * 64])),
+        batch_size=draw_(st.sampled_from([8, 32])),
+    )
+
+
+_SEEDS = st.integers(0, 2**32)
+
+
+def _random(space, seed):
+    return draw(space, RandomChooser(random.Random(seed)))
+
+
+@given(_spaces(), _SEEDS)
+def test_every_draw_is_a_member_and_can_be_drawn_again(space, seed):
+    found = _random(space, seed)
+    assert draw(space, FixedChooser({"strategy": found.strategy, **found.params})) == found
+
+
+@given(_spaces(), _SEEDS)
+def test_every_value_is_within_its_range(space, seed):
+    found = _random(space, seed)
+    assert set(found.params) == _ACTIVE[found.strategy]
+    for name, value in found.params.items():
+        if name in space.ranges:
+            assert space.ranges[name].low <= value <= space.ranges[name].high
+            assert isinstance(value, int if space.ranges[name].kind == "integer" else float)
+    assert found.params.get("student_layers", space.base_layers) in {*space.student_layers, space.base_layers}
+    assert found.plan.shape in space.shapes()
+
+
+@given(_spaces(), _SEEDS)
+def test_a_drawn_plan_survives_json(space, seed):
+    plan = _random(space, seed).plan
+    assert Plan.model_validate_json(plan.to_json()) == plan
+
+
+@given(_SEEDS, _SEEDS)
+def test_parameters_that_are_not_active_change_nothing(seed, other_seed):
+    space = make_space()
+    found, other = _random(space, seed), _random(space, other_seed)
+    values = {**other.params, "strategy": found.strategy, **found.params, "unheard_of": 3}
+    assert draw(space, FixedChooser(values)) == found
+
+
+@given(_SEEDS, st.sampled_from(sorted(PARAMETERS)))
+def test_the_range_of_a_parameter_that_is_not_active_changes_no_fingerprint(seed, name):
+    space = make_space()
+    found = _random(space, seed)
+    narrowed = replace(space, ranges={**space.ranges, name: Range(1, 1, 1, space.ranges[name].kind)})
+    values = {"strategy": found.strategy, **found.params}
+    if name in found.params:
+        values[name] = 1
+        assert (
+            draw(narrowed, FixedChooser(values)).plan.fingerprint != found.plan.fingerprint or found.params[name] == 1
+        )
+    else:
+        assert draw(narrowed, FixedChooser(values)).plan.fingerprint == found.plan.fingerprint
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_strategy_is_the_chain_it_says(name):
+    space = replace(make_space(), strategies=(name,))
+    kinds = {
+        "full": ["finetune"],
+        "lora": ["finetune"],
+        "small_finetune": ["select_layers", "finetune"],
+        "distill_soft": ["finetune", "select_layers", "distill"],
+        "distill_then_finetune": ["finetune", "select_layers", "distill", "finetune"],
+        "dft": ["select_layers", "distill"],
+    }
+    found = _random(space, 3)
+    assert [stage.kind for stage in found.plan.stages] == kinds[name]
+    assert (found.plan.stages[-1].lora is not None if name == "lora" else True) is True
+    assert CATALOGUE[name].student is (found.plan.shape.num_layers is not None)
+
+
+@pytest.mark.parametrize("name", ["distill_soft", "distill_then_finetune", "dft"])
+def test_a_student_is_taught_by_one_of_the_recipes_whose_first_is_the_baseline(name):
+    space = replace(make_space(), strategies=(name,), teacher_recipes={"only": make_space().teacher_recipes["long"]})
+    plan = _random(space, 0).plan
+    distill = next(stage for stage in plan.stages if isinstance(stage, Distill))
+    assert plan.teacher_of(distill) == space.baseline()
+
+
+@pytest.mark.parametrize("name", ["distill_soft", "distill_then_finetune"])
+def test_a_student_of_another_model_starts_at_the_base(name):
+    space = replace(make_space(), strategies=(name,), teacher_base="t" * 64)
+    plan = _random(space, 0).plan
+    assert plan.base == space.base
+    assert plan.stages[0].kind == "select_layers"
+    assert next(stage for stage in plan.stages if isinstance(stage, Distill)).teacher.base == "t" * 64
+
+
+@given(_spaces())
+def test_the_opening_tries_every_strategy_once(space):
+    draws = list(opening(space))
+    assert [found.strategy for found in draws] == list(space.strategies)
+    for found in draws:
+        assert draw(space, FixedChooser({"strategy": found.strategy, **found.params})) == found
+
+
+def test_the_opening_stands_at_the_defaults_and_spreads_the_sizes():
+    draws = list(opening(make_space()))
+    assert [found.params["student_layers"] for found in draws if "student_layers" in found.params] == [4, 3, 2, 1]
+    for found in draws:
+        for name in set(found.params) & set(PARAMETERS):
+            assert found.params[name] == PARAMETERS[name].default
+
+
+@given(_spaces(), st.integers(0, 24), _SEEDS)
+def test_restrict_takes_out_what_is_not_feasible(space, most, seed):
+    def feasible(shape):
+        return (shape.num_layers or space.base_layers) <= most
+
+    left = restrict(space, feasible)
+    assert left.student_layers == tuple(size for size in space.student_layers if size <= most)
+    for name in space.strategies:
+        fits = bool(left.student_layers) if CATALOGUE[name].student else space.base_layers <= most
+        assert (name in left.strategies) is fits
+    if left.strategies:
+        assert feasible(_random(left, seed).plan.shape)
+
+
+def test_restrict_with_nothing_forbidden_is_the_space():
+    assert restrict(make_space(), lambda _: True) == make_space()
+
+
+# Choosers -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6), st.booleans(), _SEEDS)
+def test_chance_stays_within_bounds(one, other, log, seed):
+    low, high = sorted((one, other))
+    chooser = RecordingChooser(RandomChooser(random.Random(seed)))
+    assert low <= chooser.real("x", low, high, log=log) <= high
+    whole_low, whole_high = int(low) + 1, int(high) + 1
+    assert chooser.integer("n", whole_low, whole_high, log=log) in range(whole_low, whole_high + 1)
+    assert set(chooser.picked) == {"x", "n"}
+
+
+def test_chance_spreads_evenly_in_the_logarithm():
+    chooser = RandomChooser(random.Random(0))
+    reals = [chooser.real("x", 1e-5, 1e-1, log=True) for _ in range(2000)]
+    wholes = [chooser.integer("n", 1, 64, log=True) for _ in range(2000)]
+    assert 0.45 < sum(value < 1e-3 for value in reals) / 2000 < 0.55
+    assert 0.45 < sum(value <= 7 for value in wholes) / 2000 < 0.55
+    assert set(wholes) >= {1, 2, 3, 64}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({}, "x: no value given"),
+        ({"x": 3.5}, r"x: 3.5 is not within \[1, 3\]"),
+        ({"x": "two"}, "x: 'two' is not within"),
+        ({"x": float("nan")}, "x: nan is not within"),
+    ],
+)
+def test_fixed_values_must_be_there_and_fit(values, says):
+    with pytest.raises(ValueError, match=says):
+        FixedChooser(values).real("x", 1, 3)
+
+
+def test_a_fixed_whole_number_must_be_whole():
+    assert FixedChooser({"n": 2.0}).integer("n", 1, 3) == 2
+    with pytest.raises(ValueError, match=r"n: 2.5 is not a whole number within \[1, 3\]"):
+        FixedChooser({"n": 2.5}).integer("n", 1, 3)
+
+
+def test_a_fixed_choice_must_be_offered():
+    with pytest.raises(ValueError, match=r"c: 'z' is none of \['a', 'b'\]"):
+        FixedChooser({"c": "z"}).categorical("c", ["a", "b"])
+
+
+def test_the_middle_is_geometric_where_the_range_is_logarithmic():
+    middle = MiddleChooser({"d": 100.0, "c": "b"})
+    assert middle.real("x", 1, 4) == 2.5
+    assert middle.real("x", 1, 4, log=True) == 2
+    assert middle.real("d", 1, 4) == 4  # a default outside the bounds is moved to the nearest
+    assert middle.categorical("c", ["a", "b"]) == "b"
+    assert middle.categorical("other", ["a", "b"]) == "a"
+
+
+def test_reals_are_kept_with_three_digits():
+    chooser = RecordingChooser(FixedChooser({"x": 0.123456}))
+    assert chooser.real("x", 0, 1) == 0.123 == chooser.picked["x"]
+
+
+def test_a_plan_of_full_depth_has_no_cut():
+    space = replace(make_space(), strategies=("small_finetune",), student_layers=(6,))
+    assert _random(space, 0).plan.stages[0] == Finetune(optimisation=_random(space, 0).plan.stages[0].optimisation)
+    assert _random(space, 0).plan.shape == space.shape(6)
