@@ -4,8 +4,8 @@
         [--text text] [--only a,b,c] [--limit N] [--layers 1,2,3] [--seeds 3] [--epochs 4] [--json FILE]
 
 Every method has the same small tuning budget (the learning rates in ``RATES``), picked on validation rows and measured
-on test rows, once for each seed; figures are the mean over seeds with their standard deviation. The expert's training is part of a
-distilled student's seconds. Models are measured as deployed in ONNX Runtime at fp32.
+on test rows, once for each seed; figures are the mean over seeds with their standard deviation. The expert's training
+is part of a distilled student's seconds. Models are measured as deployed in ONNX Runtime at fp32.
 """
 
 import argparse

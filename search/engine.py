@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,12 +196,14 @@ class _Session:
         self._storage.write_json("confirmation.json", found)
 
 
-def _missing_parts(context: Context) -> Any:
-    store = context.store
+def _missing_parts(context: Context) -> Callable[[Plan], set[str]]:
+    """Which parts of a plan still have to be trained. What is there stays there: it is looked for once."""
+    store, there = context.store, set[str]()
 
     def missing(plan: Plan) -> set[str]:
         parts = {prefix.fingerprint for prefix in plan.trained_prefixes()}
-        return {fingerprint for fingerprint in parts if not store.has(fingerprint)}
+        there.update(part for part in parts - there if store.has(part))
+        return parts - there
 
     return missing
 
@@ -213,7 +215,7 @@ def probe_apart(shape: Shape, precision: Any, context: Context, *, reference: Sh
     return row
 
 
-def export_shapes(context: Context) -> Any:
+def export_shapes(context: Context) -> Callable[[Sequence[Shape]], None]:
     """Exports the graphs of shapes side by side."""
 
     def export(shapes: Sequence[Shape]) -> None:

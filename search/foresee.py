@@ -99,7 +99,8 @@ def _minutes(spec: Spec, draws: Sequence[Draw], rows: Sequence[CostRow], *, exam
     if spec.budget.trials is None:
         return None
     latency_s = {row.shape: row.latency_ms / 1e3 for row in rows if row.precision == "fp32" and not row.estimated}
-    own, shared = {}, {}
+    own: dict[str, float] = {}
+    shared: dict[str, float] = {}
     for draw in draws:
         *before, last = draw.plan.trained_prefixes()
         shared |= {part.fingerprint: _seconds(part, latency_s, examples) for part in before}

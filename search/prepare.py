@@ -1,6 +1,6 @@
 """What comes before the first trial: rows tokenised, models checked, serving costs measured, the space laid out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
 
 
 def measure_costs(
-    prepared: Prepared, storage: Storage, *, measure: Probe, say: Say, before: Callable[[list[Shape]], None]
+    prepared: Prepared, storage: Storage, *, measure: Probe, say: Say, before: Callable[[Sequence[Shape]], None]
 ) -> list[CostRow]:
     """The run's cost table: read where it is there, else measured once and written.
 

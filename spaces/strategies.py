@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from spaces.choosers import Chooser
 from spaces.space import Space
-from spaces.stages import Distill, Finetune, Lora, Stage
+from spaces.stages import Chain, Distill, Finetune, Lora, Stage
 
 Build = Callable[[Space, Chooser], tuple[Stage, ...]]
 
@@ -43,26 +43,13 @@ def _distill_soft(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     teacher = space.expert(chooser)
     cut = space.cut(space.student_size(chooser))
     alpha = space.real(chooser, "alpha")
-    distill = Distill(
-        optimisation=space.optimisation(chooser, "student_learning_rate"),
-        teacher=teacher,
-        temperature=space.real(chooser, "temperature"),
-        alpha=alpha,
-        alpha_end=alpha,
-    )
-    return (*space.student_start(teacher), *cut, distill)
+    return (*space.student_start(teacher), *cut, _distill(space, chooser, teacher, alpha=alpha, alpha_end=alpha))
 
 
 def _distill_then_finetune(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     teacher = space.expert(chooser)
     cut = space.cut(space.student_size(chooser))
-    distill = Distill(
-        optimisation=space.optimisation(chooser, "student_learning_rate"),
-        teacher=teacher,
-        temperature=space.real(chooser, "temperature"),
-        alpha=1.0,
-        alpha_end=1.0,
-    )
+    distill = _distill(space, chooser, teacher, alpha=1.0, alpha_end=1.0)
     polish = Finetune(optimisation=space.optimisation(chooser, "polish_learning_rate", "polish_epochs"))
     return (*space.student_start(teacher), *cut, distill, polish)
 
@@ -70,14 +57,18 @@ def _distill_then_finetune(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
 def _dft(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     teacher = space.expert(chooser)
     cut = space.cut(space.student_size(chooser))
-    distill = Distill(
+    alpha, alpha_end = space.real(chooser, "alpha"), space.real(chooser, "alpha_end")
+    return (*cut, _distill(space, chooser, teacher, alpha=alpha, alpha_end=alpha_end))
+
+
+def _distill(space: Space, chooser: Chooser, teacher: Chain, *, alpha: float, alpha_end: float) -> Distill:
+    return Distill(
         optimisation=space.optimisation(chooser, "student_learning_rate"),
         teacher=teacher,
         temperature=space.real(chooser, "temperature"),
-        alpha=space.real(chooser, "alpha"),
-        alpha_end=space.real(chooser, "alpha_end"),
+        alpha=alpha,
+        alpha_end=alpha_end,
     )
-    return (*cut, distill)
 
 
 CATALOGUE: dict[str, Strategy] = {

@@ -1,0 +1,188 @@
+"""Records as sampler and scheduler see them: by proposal and precision, and never a half-way value as a result."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ledgers import make_record, make_space
+
+from search.budget import Limits, Spent, device_hours
+from search.goals import Goals, baseline_quality
+from search.history import outcomes
+from search.ledger import Proposal
+from spaces.choosers import RandomChooser
+from spaces.draw import draw
+from spaces.objectives import parse_constraint
+
+_TWO_TARGETS = Goals(metric="accuracy", objectives=("accuracy", "latency_ms"), targets=("cpu", "phone"))
+_ONE_TARGET = Goals(metric="accuracy", objectives=("accuracy", "latency_ms"))
+
+
+def _proposals(count):
+    space = make_space()
+    variants = (("fp32", "cpu"), ("fp32", "phone"), ("int8", "cpu"), ("int8", "phone"))
+    return [
+        Proposal(number=number, draw=draw(space, RandomChooser(random.Random(number))), variants=variants)
+        for number in range(count)
+    ]
+
+
+def _records(number, **changes):
+    return [
+        make_record(
+            number,
+            record_id=f"t{number:05d}-{precision}-{target}",
+            precision=precision,
+            target=target,
+            quality=0.6 + 0.01 * number,
+            latency_ms={"cpu": 2.0, "phone": 5.0}[target] * {"fp32": 1.0, "int8": 0.5}[precision],
+            **changes,
+        )
+        for precision in ("fp32", "int8")
+        for target in ("cpu", "phone")
+    ]
+
+
+def test_one_outcome_a_variant_with_the_costs_of_every_target():
+    found = outcomes(_proposals(1), _records(0), _TWO_TARGETS, baseline=None)
+    assert [(o.number, o.precision, o.values) for o in found] == [
+        (0, "fp32", (0.6, 2.0, 5.0)),
+        (0, "int8", (0.6, 1.0, 2.5)),
+    ]
+    assert _TWO_TARGETS.directions == ("max", "min", "min")
+
+
+@given(st.randoms())
+def test_the_order_of_arrival_does_not_matter(rng):
+    proposals, records = _proposals(4), [record for number in range(4) for record in _records(number)]
+    before = outcomes(proposals, records, _TWO_TARGETS, baseline=None)
+    rng.shuffle(proposals)
+    rng.shuffle(records)
+    assert outcomes(proposals, records, _TWO_TARGETS, baseline=None) == before
+
+
+def test_records_of_other_proposals_and_of_ruled_out_shapes_are_passed_over():
+    ruled_out = make_record(-1, record_id="shape-6-fp32-cpu", status="infeasible", quality=None)
+    found = outcomes(_proposals(1), [ruled_out, *_records(0), *_records(1)], _TWO_TARGETS, baseline=None)
+    assert {outcome.number for outcome in found} == {0}
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_what_did_not_complete_has_no_values(status):
+    curve = ((0.3, 0.9), (0.6, 0.95))
+    record = make_record(0, status=status, error="because", quality=0.95, curve=curve)
+    (found,) = outcomes(_proposals(1), [record], _ONE_TARGET, baseline=None)
+    assert found.values is None
+    assert found.violations == {}
+
+
+@pytest.mark.parametrize("quality", [None, math.nan, math.inf])
+def test_a_quality_that_is_no_number_has_no_values(quality):
+    (found,) = outcomes(_proposals(1), [make_record(0, quality=quality)], _ONE_TARGET, baseline=None)
+    assert found.values is None
+
+
+def test_a_variant_that_failed_on_one_target_has_no_values():
+    records = _records(0)[:1] + [make_record(0, target="phone", status="failed", quality=None)]
+    (found,) = outcomes(_proposals(1), records, _TWO_TARGETS, baseline=None)
+    assert found.values is None
+
+
+def test_a_target_that_is_missing_leaves_no_values():
+    (found,) = outcomes(_proposals(1), _records(0)[:1], _TWO_TARGETS, baseline=None)
+    assert found.values is None
+
+
+@pytest.mark.parametrize(
+    ("text", "quality", "latency_ms", "miss"),
+    [
+        ("latency_ms <= 4", 0.7, 5.0, 0.25),
+        ("latency_ms <= 4", 0.7, 3.0, -0.25),
+        ("accuracy >= 0.8", 0.6, 3.0, 0.25),
+        ("accuracy >= 0.8", 0.9, 3.0, -0.125),
+        ("accuracy >= 0.9 * baseline", 0.63, 3.0, 0.125),
+    ],
+)
+def test_violations_are_relative_to_the_limit(text, quality, latency_ms, miss):
+    goals = Goals(metric="accuracy", objectives=("accuracy", "latency_ms"), constraints=(parse_constraint(text),))
+    record = make_record(0, quality=quality, latency_ms=latency_ms)
+    (found,) = outcomes(_proposals(1), [record], goals, baseline=0.8)
+    assert found.violations == {text: pytest.approx(miss)}
+    assert goals.feasible(record, baseline=0.8) is (miss <= 0)
+
+
+def test_the_worst_target_counts():
+    text = "latency_ms <= 4"
+    goals = Goals(
+        metric="accuracy",
+        objectives=("accuracy", "latency_ms"),
+        constraints=(parse_constraint(text),),
+        targets=("cpu", "phone"),
+    )
+    found = outcomes(_proposals(1), _records(0), goals, baseline=None)
+    assert [outcome.violations[text] for outcome in found] == [pytest.approx(0.25), pytest.approx(-0.375)]
+
+
+def test_a_constraint_without_its_baseline_is_left_open():
+    goals = Goals(
+        metric="accuracy",
+        objectives=("accuracy", "latency_ms"),
+        constraints=(parse_constraint("accuracy >= 0.95 * baseline"),),
+    )
+    (found,) = outcomes(_proposals(1), [make_record(0, quality=0.1)], goals, baseline=None)
+    assert found.violations == {}
+    assert goals.needs_baseline()
+    assert goals.feasible(make_record(0, quality=0.1), baseline=None)
+    assert goals.broken_known({"latency_ms": 1e9}) == []
+
+
+def test_known_constraints_say_what_is_broken():
+    constraints = tuple(parse_constraint(text) for text in ("latency_ms <= 4", "size_mb <= 10", "accuracy >= 0.5"))
+    goals = Goals(metric="accuracy", objectives=("accuracy", "latency_ms"), constraints=constraints)
+    assert goals.broken_known({"latency_ms": 4.5, "size_mb": 9.0}) == ["latency_ms 4.5 breaks 'latency_ms <= 4'"]
+    assert goals.broken_known({"latency_ms": 4.0, "size_mb": None}) == []
+
+
+def test_the_baseline_is_the_complete_fp32_record_of_its_plan():
+    name = "f" * 64
+    records = [
+        make_record(0, quality=0.9),
+        make_record(1, fingerprint=name, precision="int8", quality=0.6),
+        make_record(2, fingerprint=name, status="failed", quality=None),
+        make_record(3, fingerprint=name, quality=0.7),
+    ]
+    assert baseline_quality(records, name) == 0.7
+    assert baseline_quality(records[:3], name) is None
+
+
+# Budgets --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "another", "reason"),
+    [
+        ({}, True, None),
+        ({"trials": 10}, False, None),
+        ({"trials": 11}, True, None),
+        ({"minutes": 30}, False, "budget: 30 minutes are over"),
+        ({"minutes": 30.5}, True, None),
+        ({"device_hours": 2}, False, "budget: 2 device hours are used"),
+        ({"trials": 11, "device_hours": 1.5}, False, "budget: 1.5 device hours are used"),
+    ],
+)
+def test_a_budget_ends_at_whichever_comes_first(limits, another, reason):
+    spent = Spent(trials=10, minutes=30, device_hours=2)
+    assert Limits(**limits).allows_another(spent) is another
+    assert Limits(**limits).time_is_up(spent) == reason
+
+
+def test_device_hours_count_a_plan_once_and_leave_out_what_was_reused():
+    records = [
+        *_records(0, train_seconds=3600.0, prefix_seconds_saved=1800.0),
+        make_record(1, status="stopped", quality=None, train_seconds=900.0),
+        make_record(2, status="failed", quality=None),
+        make_record(-1, record_id="shape-6-fp32-cpu", status="infeasible", quality=None),
+    ]
+    assert device_hours(records, devices_per_trial=2) == pytest.approx(2 * (1800 + 900) / 3600)
