@@ -86,7 +86,7 @@ class Setting:
 
     def teacher(self) -> Any:
         """The trained teacher."""
-        plan = self.job(0, taught=True).plan.teacher_of(self.distilling)
+        plan = self.job(0, taught=True).plan.on_same_data(self.distilling.teacher)
         return load_classifier(self.context.store.find(plan.fingerprint).folder, labels=self.context.labels)
 
 
@@ -160,7 +160,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Setting:
 
 def train_teacher(setting: Setting) -> float:
     """Train the one teacher of all seeds and keep its outputs; the seconds that they took."""
-    teacher = setting.job(0, taught=True).plan.teacher_of(setting.distilling)
+    teacher = setting.job(0, taught=True).plan.on_same_data(setting.distilling.teacher)
     run_plan(teacher, setting.context, ranks=solo(), report=silent)
     return teacher_outputs(teacher, setting.context).seconds
 
@@ -183,7 +183,7 @@ def cached(setting: Setting, seed: int) -> tuple[Any, float]:
     # Every seed's student has the one teacher of seed 0: the same outputs are found again.
     job = setting.job(0, taught=True)
     model, fitted = distill(setting.student(seed), job)
-    taught = teacher_outputs(job.plan.teacher_of(setting.distilling), setting.context)
+    taught = teacher_outputs(job.plan.on_same_data(setting.distilling.teacher), setting.context)
     return model, fitted.seconds - taught.seconds
 
 

@@ -153,7 +153,12 @@ classify = pipeline("text-classification", model="path/to/this/folder")
 ```
 
 - Labels: {", ".join(labels)}
-- Data: {task.get("train")}, column `{task.get("text")}` → `{task.get("label")}`
+- Data: {_public(str(task.get("train")))}, column `{task.get("text")}` → `{task.get("label")}`
 - Seed: {record.seed}; plan {record.fingerprint[:16]}; record {record.record_id}
 - Versions: {", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))}
 """
+
+
+def _public(reference: str) -> str:
+    """A model or data reference without the folders of this machine."""
+    return Path(reference).name if Path(reference).is_absolute() else reference

@@ -27,7 +27,7 @@ _MARGIN = 1.1
 """The reference point of the hypervolume, in ranges of each objective from its best value: the ends count too."""
 
 
-class RunError(Exception):
+class RunError(ValueError):
     """The folder is not that of a run; says what is missing and the way out."""
 
 
@@ -128,11 +128,12 @@ class Run:
 
         Raises:
             NoChoice: none fits.
-            ValueError: a constraint does not parse, or ``target`` or ``wish`` is unknown.
+            RunError: ``target`` is none of this run's.
+            ValueError: a constraint does not parse, or ``wish`` is unknown.
         """
         target = target or self.goals.targets[0]
         if target not in self.goals.targets:
-            raise ValueError(f"target {target!r} is not in this run; it has {', '.join(self.goals.targets)}")
+            raise RunError(f"target {target!r} is not in this run; it has {', '.join(self.goals.targets)}")
         return choose(
             self.records,
             metric=self.metric,

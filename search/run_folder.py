@@ -17,6 +17,7 @@ from trainers.storage import Storage
 _SPEC = "spec.yaml"
 _CONTEXT = "context.json"
 _LABELS = "validation_labels.json"
+_BEAT_S = 5.0
 
 
 class RunChanged(Exception):
@@ -32,6 +33,7 @@ class RunFolder:
     """On this machine."""
     _session: str = field(default_factory=lambda: f"{time.time_ns()}")
     _began: float = field(default_factory=time.time)
+    _beaten: float = 0.0
 
     @classmethod
     def open(cls, spec: Spec, *, new: bool) -> "RunFolder":
@@ -75,7 +77,10 @@ class RunFolder:
         return any("test" in splits for splits in self.storage.read_json(_CONTEXT)["tokens"].values())
 
     def beat(self) -> None:
-        """Note that this session is still at work."""
+        """Note that this session is still at work; at most every few seconds."""
+        if time.time() - self._beaten < _BEAT_S:
+            return
+        self._beaten = time.time()
         self.storage.write_json(f"sessions/{self._session}.json", {"began": self._began, "last": time.time()})
 
     def earlier_minutes(self) -> float:

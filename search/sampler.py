@@ -27,7 +27,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 _ATTEMPTS = 25
-"""Draws before a search that meets only plans it has had is taken for finished."""
+"""Guided draws that meet only plans which were had, before chance takes over."""
+_RANDOM_ATTEMPTS = 5_000
+"""Random draws that meet only plans which were had, before the space is taken for exhausted."""
 _STARTUP = 8
 """Plans with a result before a model guides the draws; the opening counts."""
 
@@ -45,7 +47,8 @@ class TpeSampler:
 
     def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
         """The plan of proposal ``number``."""
-        past = [*self._told(outcomes), *self._under_way(running)]
+        in_order = sorted(outcomes, key=lambda outcome: (outcome.number, outcome.precision))
+        past = [*self._told(in_order), *self._under_way(sorted(running, key=lambda d: d.plan.fingerprint))]
         known = {outcome.draw.plan.fingerprint for outcome in outcomes} | {d.plan.fingerprint for d in running}
         variants = max(1, len({outcome.precision for outcome in outcomes}))
         for attempt in range(_ATTEMPTS):
@@ -84,7 +87,7 @@ class RandomSampler:
     def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
         """The plan of proposal ``number``."""
         known = {outcome.draw.plan.fingerprint for outcome in outcomes} | {d.plan.fingerprint for d in running}
-        for attempt in range(_ATTEMPTS * 4):
+        for attempt in range(_RANDOM_ATTEMPTS):
             found = draw(self.space, RandomChooser(random.Random(_seed(self.seed, number, attempt))))
             if found.plan.fingerprint not in known:
                 return found

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Spec", "SpecError", "load_spec", "space_of", "spec_differences", "spec_to_yaml"]
 
 _MAY_CHANGE = ("budget", "resources", "storage")
-"""Sections that do not change what a run is about: a run goes on when they differ."""
+"""Sections that do not change what a run is about: a run goes on when they differ, but for ``resources.compute``."""
 
 
 class Spec(Section):
@@ -189,7 +189,8 @@ def _leaves(spec: Spec) -> Iterator[tuple[str, Any]]:
         else:
             yield dotted(key), value
 
-    return walk(spec.model_dump(mode="json", exclude=set(_MAY_CHANGE)), ())
+    fixed = spec.model_dump(mode="json", exclude=set(_MAY_CHANGE))
+    return walk(fixed | {"resources": {"compute": spec.resources.compute}}, ())
 
 
 def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:

@@ -126,13 +126,14 @@ class _Searcher(_Unsaved, Searcher):
 class _Scheduler(_Unsaved, FIFOScheduler):
     """Tune asks whether a trial goes on, the conductor answers. A stopped plan ends inside its worker's loop."""
 
-    def __init__(self, conductor: Conductor, board: Board) -> None:
+    def __init__(self, conductor: Conductor, board: Board, folder: RunFolder) -> None:
         super().__init__()
-        self._conductor, self._board = conductor, board
+        self._conductor, self._board, self._folder = conductor, board, folder
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
         """CONTINUE or STOP."""
         number = result["number"]
+        self._folder.beat()
         if self._conductor.interrupted or result.get("done"):
             return str(TrialScheduler.CONTINUE)
         if "restarted" in result:
@@ -166,7 +167,7 @@ def drive(
         tune.with_resources(PlanTrial, {"CPU": 0.01}),
         tune_config=tune.TuneConfig(
             search_alg=_Searcher(conductor, board, seats=seats, folder=folder),
-            scheduler=_Scheduler(conductor, board),
+            scheduler=_Scheduler(conductor, board, folder),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,

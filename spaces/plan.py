@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from spaces.canonical import canonical_json, fingerprint
-from spaces.stages import Chain, Distill, Frozen, SelectLayers, Stage
+from spaces.stages import Chain, Frozen, SelectLayers, Stage
 
 
 class Shape(Frozen):
@@ -34,9 +34,9 @@ class Plan(Chain):
         """The name of the artifact that this plan ends in. Independent of host, path and number of workers."""
         return fingerprint(_identity(self) | {"data": self.data, "seed": self.seed})
 
-    def teacher_of(self, stage: Distill) -> "Plan":
-        """The plan that trains the teacher of ``stage``, on the same data with the same seed."""
-        return Plan(base=stage.teacher.base, stages=stage.teacher.stages, data=self.data, seed=self.seed)
+    def on_same_data(self, chain: Chain) -> "Plan":
+        """The plan that carries out ``chain``, a teacher of one of the stages, on the same data with the same seed."""
+        return Plan(base=chain.base, stages=chain.stages, data=self.data, seed=self.seed)
 
     def trained_prefixes(self) -> Iterator["Plan"]:
         """Every prefix that ends in training, teachers' before those that need them; the last one is what is deployed.
@@ -44,8 +44,8 @@ class Plan(Chain):
         One prefix may come more than once (a student that starts from its own teacher).
         """
         for length, stage in enumerate(self.stages, 1):
-            if isinstance(stage, Distill):
-                yield from self.teacher_of(stage).trained_prefixes()
+            for teacher in stage.teachers:
+                yield from self.on_same_data(teacher).trained_prefixes()
             if stage.trains:
                 yield self.prefix(length)
 
@@ -65,7 +65,6 @@ def _identity(chain: Chain) -> dict[str, Any]:
 
 
 def _stage_identity(stage: Stage) -> dict[str, Any]:
-    identity = {name: getattr(stage, name) for name in type(stage).model_fields} | {"version": stage.version}
-    if isinstance(stage, Distill):
-        identity["teacher"] = _identity(stage.teacher)
-    return identity
+    fields = {name: getattr(stage, name) for name in type(stage).model_fields}
+    chains = {name: _identity(value) for name, value in fields.items() if isinstance(value, Chain)}
+    return {**fields, **chains, "version": stage.version}

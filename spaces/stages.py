@@ -41,7 +41,16 @@ class Lora(Frozen):
     """Which linear layers carry an adapter: all of them, or those of attention only."""
 
 
-class Finetune(Frozen):
+class _Step(Frozen):
+    """What every stage has."""
+
+    @property
+    def teachers(self) -> tuple["Chain", ...]:
+        """The chains whose models it needs beside the one that it works on."""
+        return ()
+
+
+class Finetune(_Step):
     """Train on the gold labels; with ``lora``, only adapters and the head, merged into the weights at the end."""
 
     trains: ClassVar[bool] = True
@@ -53,7 +62,7 @@ class Finetune(Frozen):
     lora: Lora | None = None
 
 
-class SelectLayers(Frozen):
+class SelectLayers(_Step):
     """Keep some transformer layers of the model so far, with its embeddings and head: how a student begins."""
 
     trains: ClassVar[bool] = False
@@ -70,7 +79,7 @@ class SelectLayers(Frozen):
         return self
 
 
-class Distill(Frozen):
+class Distill(_Step):
     """Train on a teacher's distribution: alpha T² KL(teacher ‖ student) + (1 - alpha) CE. [Hinton2015] § 2."""
 
     trains: ClassVar[bool] = True
@@ -86,6 +95,10 @@ class Distill(Frozen):
     alpha_end: float = Field(ge=0, le=1)
     """Weight of the soft loss at the last step; moves linearly. Equal to ``alpha``: it stays."""
 
+    @property
+    def teachers(self) -> tuple["Chain", ...]:
+        return (self.teacher,)
+
 
 Stage = Annotated[Finetune | SelectLayers | Distill, Field(discriminator="kind")]
 
@@ -94,7 +107,7 @@ class Chain(Frozen):
     """A base model and the stages applied to it, in order."""
 
     base: str = Field(min_length=1)
-    """Fingerprint of the base model's content (``trainers.models.model_fingerprint``)."""
+    """Fingerprint of the base model's content (``trainers.models.inspect_model``)."""
     stages: tuple[Stage, ...] = ()
 
 

@@ -85,7 +85,7 @@ def test_a_quality_that_is_no_number_has_no_values(quality):
 
 
 def test_a_variant_that_failed_on_one_target_has_no_values():
-    records = _records(0)[:1] + [make_record(0, target="phone", status="failed", quality=None)]
+    records = [_records(0)[0], make_record(0, target="phone", status="failed", quality=None)]
     (found,) = outcomes(_proposals(1), records, _TWO_TARGETS, baseline=None)
     assert found.values is None
 

@@ -138,7 +138,7 @@ def test_a_student_is_taught_by_one_of_the_recipes_whose_first_is_the_baseline(n
     space = replace(make_space(), strategies=(name,), teacher_recipes={"only": make_space().teacher_recipes["long"]})
     plan = _random(space, 0).plan
     distill = next(stage for stage in plan.stages if isinstance(stage, Distill))
-    assert plan.teacher_of(distill) == space.baseline()
+    assert plan.on_same_data(distill.teacher) == space.baseline()
 
 
 @pytest.mark.parametrize("name", ["distill_soft", "distill_then_finetune"])

@@ -16,7 +16,7 @@ from trainers.teacher import teacher_outputs
 def distill(model: Any, job: Job) -> tuple[Any, Fitted]:
     """Carry out a ``Distill`` stage on the student ``model``. The time the teacher took to answer counts as its own."""
     stage: Distill = job.stage
-    taught = teacher_outputs(job.plan.teacher_of(stage), job.context, ranks=job.ranks)
+    taught = teacher_outputs(job.plan.on_same_data(stage.teacher), job.context, ranks=job.ranks)
     fitted = fit(model, taught_loss(stage, taught.log_probs), job)
     return model, Fitted(fitted.seconds + taught.seconds, fitted.history)
 

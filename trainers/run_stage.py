@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from spaces.plan import Plan
-from spaces.stages import Distill, SelectLayers
+from spaces.stages import SelectLayers
 from trainers.artifacts import Artifact, ArtifactStore
 from trainers.checkpoints import Checkpoint
 from trainers.context import Context, Report, Stopped, Suspended
@@ -86,9 +86,8 @@ def _collect(plan: Plan, store: ArtifactStore, found: dict[str, Plan]) -> None:
         return
     if (start := _trained_start(plan)) is not None:
         _collect(start, store, found)
-    stage = plan.stages[-1]
-    if isinstance(stage, Distill):
-        _collect(plan.teacher_of(stage), store, found)
+    for teacher in plan.stages[-1].teachers:
+        _collect(plan.on_same_data(teacher), store, found)
     found[plan.fingerprint] = plan
 
 
