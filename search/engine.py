@@ -3,7 +3,7 @@
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from search.prepare import (
     measure_costs,
     prepare,
 )
+from search.records import Record
 from search.run import Run
 from search.run_folder import RunFolder
 from search.sampler import make_sampler
@@ -99,14 +100,24 @@ class _Session:
             before=export_shapes(prepared.context),
         )
         conductor = self._conductor(prepared, rows, layout)
+        if self._is_open(conductor) or self._unconfirmed():
+            self._carry_on(conductor, prepared, layout)
+        self._write_up()
+
+    def _is_open(self, conductor: Conductor) -> bool:
+        """Whether the budget leaves anything to carry out."""
+        if self._limits.time_is_up(conductor.spent):
+            return False
+        return self._limits.allows_another(conductor.spent) or bool(Run(self._storage).ledger.unfinished())
+
+    def _carry_on(self, conductor: Conductor, prepared: Prepared, layout: Layout) -> None:
         with self._seats(prepared, layout) as (pool, board):
             drive(conductor, pool, board, seats=layout.seats, folder=self._folder, listener=self._listener)
-            if conductor.interrupted:
-                raise Interrupted("stopped; the same command goes on from here")
             if pool.failed.is_set():
                 raise SearchFailed(f"workers could not be kept up; see {self._folder.log_folder}")
+            if conductor.interrupted:
+                raise Interrupted("stopped; the same command goes on from here")
             self._confirm(board)
-        self._write_up()
 
     def _write_up(self) -> None:
         """Front, choice, report, and the chosen model as ``best/``."""
@@ -128,11 +139,7 @@ class _Session:
             baseline=space.baseline().fingerprint,
             base_layers=space.base_layers,
             precisions=prepared.precisions,
-            limits=Limits(
-                trials=self._spec.budget.trials,
-                minutes=self._spec.budget.minutes,
-                device_hours=self._spec.budget.device_hours,
-            ),
+            limits=self._limits,
             devices_per_trial=layout.workers,
             versions=versions(),
             max_seats=layout.seats,
@@ -152,6 +159,11 @@ class _Session:
         conductor.rule_out(prepared.space.shapes())
         self._listener.said(_summary(space, ledger, layout))
         return conductor
+
+    @property
+    def _limits(self) -> Limits:
+        budget = self._spec.budget
+        return Limits(trials=budget.trials, minutes=budget.minutes, device_hours=budget.device_hours)
 
     @contextlib.contextmanager
     def _seats(self, prepared: Prepared, layout: Layout) -> Iterator[tuple[SeatPool, Any]]:
@@ -175,18 +187,21 @@ class _Session:
         finally:
             pool.close()
 
-    def _confirm(self, board: "Board") -> None:
-        """Measure the front on the test split, which nothing was chosen by."""
-        run = Run(self._storage)
+    def _unconfirmed(self) -> list[Record]:
+        """Variants of the front that were not measured on the test split yet."""
         if not self._folder.has_test():
-            return
+            return []
+        run = Run(self._storage)
         front = {r.record_id: r for target in run.goals.targets for r in run.front_records(target)}
-        missing = [record for record_id, record in front.items() if record_id not in run.confirmed]
-        found: dict[str, dict[str, float]] = {
-            name: {"value": c.value, "low": c.low, "high": c.high} for name, c in run.confirmed.items()
-        }
-        if missing:
-            self._listener.said(f"confirming {len(missing)} variants of the front on the test split")
+        return [record for record_id, record in front.items() if record_id not in run.confirmed]
+
+    def _confirm(self, board: Board) -> None:
+        """Measure the front on the test split, which nothing was chosen by."""
+        missing = self._unconfirmed()
+        if not missing:
+            return
+        self._listener.said(f"confirming {len(missing)} variants of the front on the test split")
+        found = {name: asdict(confirmed) for name, confirmed in Run(self._storage).confirmed.items()}
         for record, outcome in zip(missing, board.measure(missing, split="test"), strict=True):
             if "error" in outcome:
                 self._listener.said(f"{record.record_id}: could not be confirmed: {outcome['error']}")

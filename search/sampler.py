@@ -149,7 +149,12 @@ def _frozen(
     chooser = _DistributionChooser(FixedChooser(params))
     draw(space, chooser)
     return optuna.trial.create_trial(
-        state=state, values=values, params=params, distributions=chooser.asked, constraints=constraints or None
+        state=state,
+        values=values,
+        # In the order of the draw: a ledger that was read again has another one.
+        params={name: params[name] for name in chooser.asked},
+        distributions=chooser.asked,
+        constraints=constraints or None,
     )
 
 

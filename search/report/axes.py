@@ -31,6 +31,16 @@ def quality_axis(metric: str) -> Figure:
     return {"title": {"text": say_name(metric)}, "tickformat": _QUALITY_FORMAT.get(metric, "")}
 
 
+def near_front(front: Sequence[float], others: Sequence[float]) -> Figure:
+    """A range that shows the front well: what lies far below it is out of view until the plot is double-clicked."""
+    if not front:
+        return {}
+    low, high = min(front), max(front)
+    room = max(high - low, 0.02)
+    bottom = max(min([low, *others]), low - 1.5 * room)
+    return {"range": [bottom - 0.15 * room, high + 0.15 * room]}
+
+
 def ticks(values: Sequence[float]) -> Figure:
     """1, 2, 5, 10, … over the range of ``values`` with a little room; plotly's own are hard to read below 2 decades."""
     if not values:

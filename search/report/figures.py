@@ -6,7 +6,7 @@ Colours of text, grid and background are left to the page, which knows whether i
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from search.report.axes import MUTED, Figure, layout, level, quality_axis, ticks
+from search.report.axes import MUTED, Figure, layout, level, near_front, quality_axis, ticks
 from search.report.build import BestAtSize, Point, Report, TargetView
 from search.words import say, say_interval, say_layers, say_name
 from spaces.objectives import OBJECTIVES
@@ -46,9 +46,18 @@ def front(view: TargetView, report: Report) -> Figure:
     title = f"{say_name(cost)}{f' in {OBJECTIVES[cost].unit}' if OBJECTIVES[cost].unit else ''}"
     frame = layout(x=f"{title}{', estimated' if view.estimated else ''}", y=quality_axis(report.metric))
     frame["xaxis"] |= {"type": "log", **ticks([x for point in points if (x := _x(point, cost)) is not None])}
+    frame["yaxis"] |= near_front(_front_qualities(points), [p.record.quality or 0.0 for p in points])
     if view.baseline is not None and view.baseline.quality is not None:
         frame |= level(view.baseline.quality, "base, fine-tuned in full")
     return {"data": [trace for trace in traces if trace["x"]], "layout": frame}
+
+
+def _front_qualities(points: Sequence[Point]) -> list[float]:
+    """Qualities of the front with the ends of their intervals, and on the test split."""
+    records = [point.record for point in points if point.on_front]
+    tested = [point.test.value for point in points if point.on_front and point.test]
+    ends = [end for record in records for end in (record.quality, record.quality_low, record.quality_high)]
+    return [*tested, *(end for end in ends if end is not None)]
 
 
 def best_by_size(report: Report) -> Figure:

@@ -58,7 +58,8 @@ def _front(view: TargetView, report: Report, plots: Mapping[str, Any]) -> str:
     if view.estimated:
         intro += "Costs here are estimated from a profile of the device, not measured. "
     intro += (
-        f"Up and to the left is better. The faint ones ({dominated}) are beaten by another one or break a constraint."
+        f"Up and to the left is better. The faint ones ({dominated}) are beaten by another one or break a constraint; "
+        "those far below come into view on a double click."
     )
     more = [say_name(name) for name in report.objectives if name not in (report.metric, cost)]
     if more:
