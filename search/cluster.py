@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 
-from search.seats import NAMESPACE
 from search.spec_sections import Resources
 
 _GB_PER_WORKER = 2.0
@@ -29,6 +28,9 @@ _QUIET = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Ray warns of four times as many processes as it may start at once, by default one for each core; a seat has six.
+    "RAY_worker_maximum_startup_concurrency": str(max(16, os.cpu_count() or 1)),
 }
 
 
@@ -61,6 +63,8 @@ def ray_running(address: str | None) -> Iterator[None]:
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     import ray
+
+    from search.seats import NAMESPACE
 
     with tempfile.TemporaryDirectory(prefix="distune-empty-") as empty:
         ray.init(

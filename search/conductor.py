@@ -132,7 +132,8 @@ class Conductor:
         return few_held and not self._exhausted and self._limits.allows_another(self.spent)
 
     def _propose(self) -> Proposal | None:
-        number = len(self._ledger.proposals)
+        # One past the last: a file of the ledger may have been deleted, and its number must not come back.
+        number = max((proposal.number for proposal in self._ledger.proposals), default=-1) + 1
         draw = self._opening_draw(number) or self._sampled_draw(number)
         if draw is None:
             return None
@@ -206,7 +207,8 @@ class Conductor:
         self._listener.said(f"{self._running[number].trial_id}: its worker died; a new one goes on")
 
     def _curves(self) -> dict[int, Curve]:
-        recorded = {record.number: record.curve for record in self._ledger.records if record.curve}
+        proposed = {proposal.number for proposal in self._ledger.proposals}
+        recorded = {r.number: r.curve for r in self._ledger.records if r.curve and r.number in proposed}
         return {**recorded, **{number: curve for number, curve in self._live.items() if curve}}
 
     def _known_costs(self) -> dict[int, tuple[float, ...]]:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from trainers.storage import Storage
+from trainers.storage import Storage, StorageError
 
 _NAME = "search.lock"
 _BEAT_S = 10.0
@@ -61,7 +61,9 @@ def _lease(storage: Storage) -> Iterator[None]:
 
     def renew() -> None:
         while not released.wait(_BEAT_S):
-            storage.write_json(_NAME, {**_owner(), "token": token})
+            # One renewal that fails is made up for by the next, long before the lease counts as left behind.
+            with contextlib.suppress(StorageError):
+                storage.write_json(_NAME, {**_owner(), "token": token})
 
     storage.write_json(_NAME, {**_owner(), "token": token})
     if storage.read_json(_NAME)["token"] != token:

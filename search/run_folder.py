@@ -45,7 +45,7 @@ class RunFolder:
         top = Storage(spec.storage)
         storage = top.child(_free_name(top, spec.name) if new else spec.name)
         if storage.exists(_SPEC):
-            old = Spec.model_validate(yaml.safe_load(storage.read(_SPEC)))
+            old = _read_spec(storage)
             if changed := spec_differences(old, spec):
                 raise RunChanged(_differs(storage, "the spec", changed))
         local = storage.local_path
@@ -105,6 +105,16 @@ def context_of(storage: Storage) -> Context:
     """What the plans of the run in ``storage`` are carried out with."""
     value = storage.read_json(_CONTEXT)
     return Context(**{**value, "labels": tuple(value["labels"])})
+
+
+def _read_spec(storage: Storage) -> Spec:
+    try:
+        return Spec.model_validate(yaml.safe_load(storage.read(_SPEC)))
+    except (ValueError, yaml.YAMLError) as error:
+        first = str(error).splitlines()[0]
+        raise RunChanged(
+            f"{storage.location}/{_SPEC}: cannot be read by this version ({first}); start beside it with --new"
+        ) from error
 
 
 def _free_name(top: Storage, name: str) -> str:

@@ -38,13 +38,13 @@ def write_rows(path: Path, count: int, *, seed: int) -> Path:
 def tiny_spec(folder: Path, **changes: Any) -> Path:
     """Write model, rows and spec below ``folder``; ``changes`` replace or extend sections of the spec."""
     folder.mkdir(parents=True, exist_ok=True)
-    tiny_model(folder / "model")
+    tiny_model(folder / "model", num_layers=2)
     write_rows(folder / "train.jsonl", 200, seed=0)
     write_rows(folder / "test.jsonl", 100, seed=1)
     sections: dict[str, Any] = {
         "name": "tiny",
         "task": {"train": "train.jsonl", "validation": 0.25, "test": "test.jsonl"},
-        "model": {"base": "./model", "student_layers": [1, 2]},
+        "model": {"base": "./model", "student_layers": [1]},
         "search": {"space": {"epochs": [2, 3]}},
         "targets": ["cpu", "phone"],
         "budget": {"trials": 8},
