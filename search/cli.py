@@ -171,10 +171,10 @@ def _show(run: Any, console: Console, path: Path | None = None) -> None:
 
     console.print()
     console.print(render_text(build(run)))
-    where = path or f"{run.storage.location}/report.html"
+    where = path or f"{run.storage.shown}/report.html"
     console.print(f"\nreport: {where}", soft_wrap=True)
     if run.storage.exists("best"):
-        console.print(f"model:  {run.storage.location}/best", soft_wrap=True)
+        console.print(f"model:  {run.storage.shown}/best", soft_wrap=True)
 
 
 def _print(value: Any, as_json: bool) -> None:

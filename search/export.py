@@ -56,7 +56,7 @@ def write_best(run: Run, record: Record) -> str:
         folder = export_record(run, record, Path(draft) / "best")
         run.storage.remove("best")
         run.storage.upload(folder, "best", last="README.md")
-    return f"{run.storage.location}/best"
+    return f"{run.storage.shown}/best"
 
 
 def _write(run: Run, record: Record, plan: Plan, context: Context, folder: Path) -> None:

@@ -126,7 +126,7 @@ class Ledger:
         return found
 
     def _unreadable(self, storage: Storage, name: str, why: object) -> str:
-        return f"{storage.location}/{name} cannot be read ({why}); delete it: what it stood for is then done again"
+        return f"{storage.shown}/{name} cannot be read ({why}); delete it: what it stood for is then done again"
 
 
 def _to_parquet(table: pa.Table) -> bytes:

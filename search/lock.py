@@ -89,4 +89,4 @@ def _taken(storage: Storage, owner: str) -> str:
     except (ValueError, KeyError):
         who = "another process"
     way_out = "wait for it, end it (it can be resumed), or start beside it with --new"
-    return f"{storage.location}: {who} is searching here; {way_out}"
+    return f"{storage.shown}: {who} is searching here; {way_out}"

@@ -245,7 +245,7 @@ def _read_spec(storage: Storage) -> str:
         return storage.read("spec.yaml").decode()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
-            f"{storage.location} has no spec.yaml, so it is not the folder of a run; "
+            f"{storage.shown} has no spec.yaml, so it is not the folder of a run; "
             "give the folder that `distune search` named, for example runs/NAME"
         ) from error
 

@@ -113,7 +113,7 @@ def _read_spec(storage: Storage) -> Spec:
     except (ValueError, yaml.YAMLError) as error:
         first = str(error).splitlines()[0]
         raise RunChanged(
-            f"{storage.location}/{_SPEC}: cannot be read by this version ({first}); start beside it with --new"
+            f"{storage.shown}/{_SPEC}: cannot be read by this version ({first}); start beside it with --new"
         ) from error
 
 
@@ -126,6 +126,6 @@ def _free_name(top: Storage, name: str) -> str:
 def _differs(storage: Storage, what: str, changed: list[str]) -> str:
     lines = "\n".join(f"  {line}" for line in changed)
     return (
-        f"{storage.location}: {what} of this run has changed:\n{lines}\n"
+        f"{storage.shown}: {what} of this run has changed:\n{lines}\n"
         "put it back to go on, give the spec another name, or start beside it with --new"
     )

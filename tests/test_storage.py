@@ -184,3 +184,15 @@ def _check_artifacts(storage, tmp_path):
     assert (found.folder / "weights").read_bytes() == b"w" * 1000
     storage.remove(f"{'f' * 64}/artifact.json")
     assert ArtifactStore(storage, next(caches)).find("f" * 64) is None
+
+
+def test_keys_in_a_uri_are_not_shown(tmp_path):
+    storage = Storage("s3://AKIA:secret@bucket/runs?scheme=http&endpoint_override=127.0.0.1:1")
+    assert storage.shown == "s3://…@bucket/runs"
+    assert Storage(tmp_path / "a?b").shown == str(tmp_path / "a?b")
+
+
+def test_keys_do_not_reach_an_error():
+    with pytest.raises(StorageError, match="cannot be opened") as caught:
+        Storage("s3://AKIA:secret@bucket/runs?wrong=1")
+    assert "secret" not in str(caught.value)

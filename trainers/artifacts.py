@@ -88,7 +88,7 @@ class ArtifactStore:
                 self._storage.upload(draft, fingerprint, last=MANIFEST)
             _put_in_place(draft, self._cache / fingerprint)
         if not self.has(fingerprint):
-            raise StorageError(f"{self._storage.location}: {fingerprint[:12]}… could not be put in place")
+            raise StorageError(f"{self._storage.shown}: {fingerprint[:12]}… could not be put in place")
 
     def _fetch(self, fingerprint: str, folder: Path) -> None:
         self._cache.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,10 @@ Every write is atomic: a reader sees a whole file or none. On a local disk by a 
 appears when its upload ends.
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -32,6 +34,11 @@ class Storage:
         self.location = self._root if "://" not in str(location) else str(location)
 
     @property
+    def shown(self) -> str:
+        """The location for people: without keys that a URI may hold."""
+        return _shown(self.location)
+
+    @property
     def local_path(self) -> Path | None:
         """The folder on this machine's disk; None on an object store."""
         return Path(self._root) if isinstance(self._files, pafs.LocalFileSystem) else None
@@ -43,11 +50,17 @@ class Storage:
 
     def exists(self, name: str) -> bool:
         """Whether the file or folder ``name`` is there."""
-        return bool(self._files.get_file_info(self._path(name)).type != pafs.FileType.NotFound)
+        with self._asked_for(name):
+            return bool(self._files.get_file_info(self._path(name)).type != pafs.FileType.NotFound)
 
     def read(self, name: str) -> bytes:
-        """A file's bytes. Raises ``FileNotFoundError`` where there is none."""
-        with self._files.open_input_stream(self._path(name)) as stream:
+        """A file's bytes.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StorageError: the store does not answer, or refuses.
+        """
+        with self._asked_for(name), self._files.open_input_stream(self._path(name)) as stream:
             return bytes(stream.read())
 
     def read_json(self, name: str) -> Any:
@@ -68,7 +81,7 @@ class Storage:
             else:
                 _replace_file(Path(path), content)
         except OSError as error:
-            raise StorageError(f"{self.location}: cannot write {name}: {error}; nothing was changed") from error
+            raise StorageError(f"{self.shown}: cannot write {name}: {error}; nothing was changed") from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Write ``value`` as indented JSON."""
@@ -77,7 +90,9 @@ class Storage:
     def names(self, suffix: str = "") -> list[str]:
         """Names of the files and folders directly in this folder that end in ``suffix``, sorted."""
         selector = pafs.FileSelector(self._root, recursive=False, allow_not_found=True)
-        return sorted(info.base_name for info in self._files.get_file_info(selector) if info.base_name.endswith(suffix))
+        with self._asked_for("its files"):
+            found = self._files.get_file_info(selector)
+        return sorted(info.base_name for info in found if info.base_name.endswith(suffix))
 
     def upload(self, folder: Path, name: str, *, last: str) -> None:
         """Copy every file of the local ``folder`` to ``name/``, the file called ``last`` after all others."""
@@ -106,12 +121,28 @@ class Storage:
 
     def _path(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):
-            raise StorageError(f"{name!r} points outside {self.location}")
+            raise StorageError(f"{name!r} points outside {self.shown}")
         return f"{self._root}/{name}"
+
+    @contextlib.contextmanager
+    def _asked_for(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            problem = f"{self.shown}: cannot read {name}: {error}; when it answers again the same command goes on"
+            raise StorageError(problem) from error
 
     def _put(self, path: str, content: bytes) -> None:
         with self._files.open_output_stream(path) as stream:
             stream.write(content)
+
+
+def _shown(location: str) -> str:
+    if "://" not in location:
+        return location
+    return re.sub(r"://[^/@]*@", "://…@", location.partition("?")[0])
 
 
 def _open(location: str) -> tuple[pafs.FileSystem, str]:
@@ -121,7 +152,7 @@ def _open(location: str) -> tuple[pafs.FileSystem, str]:
         files, root = pafs.FileSystem.from_uri(location)
     except (ValueError, NotImplementedError, OSError) as error:
         if location.partition("://")[0] in _ARROW:
-            raise StorageError(f"{location}: cannot be opened: {error}") from error
+            raise StorageError(f"{_shown(location)}: cannot be opened: {error}") from error
         files, root = _open_fsspec(location)
     return files, str(root).rstrip("/")
 
@@ -130,7 +161,9 @@ def _open_fsspec(location: str) -> tuple[pafs.FileSystem, str]:
     try:
         files, root = fsspec.core.url_to_fs(location)
     except (ValueError, ImportError) as error:
-        raise StorageError(f"{location}: cannot be opened: {error}; use a folder, s3://, gs:// or memory://") from error
+        raise StorageError(
+            f"{_shown(location)}: cannot be opened: {error}; use a folder, s3://, gs:// or memory://"
+        ) from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(files)), root
 
 
