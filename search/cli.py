@@ -38,10 +38,10 @@ def search(
     new: Annotated[bool, typer.Option("--new", help="Start beside an earlier run of this name.")] = False,
 ) -> None:
     """Run a search, or go on with one. Ctrl-C stops it; the same command goes on."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from search.engine import Search
     from search.live import listening
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     wanted = Search.from_yaml(spec, override or (), new=new)
     console = Console(highlight=False)
     with listening(console, trials=wanted.spec.budget.trials, metric=wanted.spec.task.metric) as listener:

@@ -3,7 +3,9 @@
 import contextlib
 import importlib.metadata
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,8 @@ _QUIET = {
     # Ray warns of four times as many processes as it may start at once, by default one for each core; a seat has six.
     "RAY_worker_maximum_startup_concurrency": str(max(16, os.cpu_count() or 1)),
 }
+_ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""For a Ray of our own: nobody takes this machine's only node away."""
 
 
 class NoRoom(Exception):
@@ -67,14 +71,15 @@ def ray_running(address: str | None) -> Iterator[None]:
     from search.seats import NAMESPACE
 
     with tempfile.TemporaryDirectory(prefix="distune-empty-") as empty:
-        ray.init(
-            address=address,
-            namespace=NAMESPACE,
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"working_dir": empty, "py_modules": [str(path) for path in _packages()]},
-        )
+        with _signals_kept():
+            ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env={"working_dir": empty, "py_modules": [str(path) for path in _packages()]},
+            )
         _protect_token()
         try:
             yield
@@ -133,6 +138,15 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray puts a handler of its own in the place of ours, one that exits with 15 and prints a stack."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _packages() -> list[Path]:

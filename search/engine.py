@@ -39,6 +39,8 @@ from trainers.cost import CostRow, probe
 from trainers.deploy import ensure_export
 from trainers.storage import Storage
 
+_STOPPED = "stopped; the same command goes on from here"
+
 
 class SearchFailed(Exception):
     """The search could not go on; what was finished is kept, and the same command goes on from there."""
@@ -75,8 +77,11 @@ class Search:
 
         heard = listener or PlainListener()
         folder = RunFolder.open(self.spec, new=self.new)
-        with locked(folder.storage), ray_running(self.spec.resources.address):
-            _Session(self.spec, folder, heard).run()
+        try:
+            with locked(folder.storage), ray_running(self.spec.resources.address):
+                _Session(self.spec, folder, heard).run()
+        except KeyboardInterrupt:
+            raise Interrupted(_STOPPED) from None
         return Run(folder.storage)
 
 
@@ -116,7 +121,7 @@ class _Session:
             if pool.failed.is_set():
                 raise SearchFailed(f"workers could not be kept up; see {self._folder.log_folder}")
             if conductor.interrupted:
-                raise Interrupted("stopped; the same command goes on from here")
+                raise Interrupted(_STOPPED)
             self._confirm(board)
 
     def _write_up(self) -> None:
@@ -183,7 +188,7 @@ class _Session:
         )
         pool.start(seat, prepared.context, count=layout.seats)
         try:
-            yield pool, Board(board, name)
+            yield pool, Board(board, name, pool.failed)
         finally:
             pool.close()
 

@@ -122,7 +122,7 @@ def _card(run: Run, record: Record, plan: Plan, labels: Sequence[str]) -> str:
         {
             "library_name": "transformers",
             "pipeline_tag": "text-classification",
-            "base_model": run.spec["model"]["base"],
+            "base_model": _public(run.spec["model"]["base"]),
         },
         sort_keys=True,
     )

@@ -5,6 +5,7 @@ Tune's own saving and restoring is not used: the ledger is the only state.
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Board:
 
     actor: Any
     name: str
+    failed: threading.Event
+    """Set when there are no seats any more."""
 
     def collect(self, order_id: str) -> dict[str, Any]:
         return dict(ray.get(self.actor.collect.remote(order_id)))
@@ -47,12 +50,16 @@ class Board:
                 "split": split,
             }
             ray.get(self.actor.submit.remote(order))
-        outcomes = []
-        for name in names:
-            while not ray.get(self.actor.next_message.remote(name)).get("done"):
-                pass
-            outcomes.append(self.collect(name))
-        return outcomes
+        return [self._outcome(name) for name in names]
+
+    def _outcome(self, name: str) -> dict[str, Any]:
+        while True:
+            message = self.actor.next_message.remote(name)
+            while not ray.wait([message], timeout=1.0)[0]:
+                if self.failed.is_set():
+                    return {"error": "workers could not be kept up"}
+            if ray.get(message).get("done"):
+                return self.collect(name)
 
 
 class _Unsaved:

@@ -1,14 +1,11 @@
 """Files on a disk, in memory and on an S3 server: whole or not there, and never outside the folder."""
 
 import itertools
-import logging
 import os
 import uuid
 
-import boto3
 import pytest
 from ledgers import make_record, make_space
-from moto.server import ThreadedMotoServer
 
 from search.ledger import Ledger, Proposal
 from spaces.draw import opening
@@ -19,19 +16,6 @@ from trainers.storage import Storage, StorageError
 @pytest.fixture(params=["disk", "memory"])
 def storage(request, tmp_path):
     return Storage(tmp_path / "run" if request.param == "disk" else f"memory://{uuid.uuid4().hex}/run")
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """A folder on an S3 server of this process."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **keys).create_bucket(Bucket="bucket")
-    yield f"s3://key:secret@bucket/runs?endpoint_override=http://127.0.0.1:{port}&scheme=http&region=us-east-1"
-    server.stop()
 
 
 def test_what_was_written_is_there(storage):
@@ -150,8 +134,8 @@ def test_a_relative_folder_stays_where_it_was_opened(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "a" / "b").exists()
 
 
-def test_a_run_on_an_s3_server(s3, tmp_path):
-    storage = Storage(s3)
+def test_a_run_on_an_s3_server(object_store, tmp_path):
+    storage = Storage(object_store).child("by-hand")
     assert storage.local_path is None
     assert storage.names() == []
     _check_ledger(storage.child("docs"))

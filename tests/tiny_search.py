@@ -18,6 +18,8 @@ import yaml
 from tiny_models import WORDS, tiny_model
 
 LABELS = ("cat", "dog", "sun")
+FAST = {"learning_rate": [3e-3, 1e-2], "lora_learning_rate": [3e-3, 1e-2], "student_learning_rate": [3e-3, 1e-2]}
+"""Rates at which the tiny encoder learns its task in a few epochs."""
 PATIENCE_S = 240
 """No search of a test takes this long; one that does is ended, and the test fails."""
 
@@ -45,7 +47,7 @@ def tiny_spec(folder: Path, **changes: Any) -> Path:
         "name": "tiny",
         "task": {"train": "train.jsonl", "validation": 0.25, "test": "test.jsonl"},
         "model": {"base": "./model", "student_layers": [1]},
-        "search": {"space": {"epochs": [2, 3]}},
+        "search": {"space": dict(FAST), "teacher_recipes": {"standard": {"learning_rate": 1e-2, "epochs": 3}}},
         "targets": ["cpu", "phone"],
         "budget": {"trials": 8},
         "storage": str(folder / "runs"),
