@@ -58,7 +58,7 @@ def docstring_rows() -> Mapping[str, Pairs]:
     """
     storage = Storage(cache_folder())
     name = f"docstrings-{_key()[:16]}.parquet"
-    with contextlib.suppress(OSError, pa.ArrowException):
+    with contextlib.suppress(OSError, StorageError, pa.ArrowException):
         return _by_split(pq.read_table(io.BytesIO(storage.read(name))))
     table = harvest()
     buffer = io.BytesIO()
