@@ -9,6 +9,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
 from typing import Any
 
 from trainers.storage import Storage, StorageError
@@ -39,17 +41,25 @@ def locked(storage: Storage) -> Iterator[None]:
 def _file_lock(storage: Storage) -> Iterator[None]:
     folder = storage.local_path
     assert folder is not None
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _NAME).open("a+") as file:
+    with _opened(folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            raise Locked(_taken(storage, file.read())) from error
-        file.truncate(0)
-        file.write(json.dumps(_owner()))
-        file.flush()
+            raise Locked(_taken(storage, file.read().decode())) from error
+        # Who holds it is only said; a full disk is the search's to find.
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            file.write(json.dumps(_owner()).encode())
         yield
+
+
+def _opened(folder: Path) -> FileIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / _NAME).open("a+b", buffering=0)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error}); set `storage` to a folder that can") from error
 
 
 @contextlib.contextmanager
