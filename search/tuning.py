@@ -72,12 +72,35 @@ class _Unsaved:
         return self
 
 
+class _Failure(_Unsaved):
+    """An error of ours inside a call of Tune's, which would log it and go on: it ends the search instead."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+        self._error: Exception | None = None
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """An error inside the block is kept for ``raise_again``, and nothing more is handed out."""
+        try:
+            yield
+        except Exception as error:
+            self._error = self._error or error
+            self._conductor.interrupted = True
+
+    def raise_again(self) -> None:
+        """Raise the first error that was kept, if there is one."""
+        if self._error is not None:
+            raise self._error
+
+
 class _Searcher(_Unsaved, Searcher):
     """Tune asks for a configuration, the conductor answers with a proposal."""
 
-    def __init__(self, conductor: Conductor, board: Board, *, seats: int, folder: RunFolder) -> None:
+    def __init__(self, conductor: Conductor, board: Board, *, seats: int, folder: RunFolder, failure: _Failure) -> None:
         super().__init__(metric=None, mode=None)
         self._conductor, self._board, self._seats, self._folder = conductor, board, seats, folder
+        self._failure = failure
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -108,15 +131,19 @@ class _Searcher(_Unsaved, Searcher):
             return
         if not any(proposal.number == number for proposal in self._conductor.running):
             return
+        with self._failure.kept():
+            self._settle(number, unexpected=error or result is None)
+
+    def _settle(self, number: int, *, unexpected: bool) -> None:
         name = f"t{number:05d}"
-        if error or result is None:
+        if unexpected:
             self._board.abandon(name)
             self._conductor.fail(number, "the trial's process ended unexpectedly")
         else:
-            self._settle(number, self._board.collect(name))
+            self._deliver(number, self._board.collect(name))
         self._folder.beat()
 
-    def _settle(self, number: int, outcome: dict[str, Any]) -> None:
+    def _deliver(self, number: int, outcome: dict[str, Any]) -> None:
         if "error" in outcome:
             self._folder.log(outcome.get("traceback", outcome["error"]))
             self._conductor.fail(number, f"{outcome['error']}\n{outcome.get('traceback', '')}".strip())
@@ -133,22 +160,29 @@ class _Searcher(_Unsaved, Searcher):
 class _Scheduler(_Unsaved, FIFOScheduler):
     """Tune asks whether a trial goes on, the conductor answers. A stopped plan ends inside its worker's loop."""
 
-    def __init__(self, conductor: Conductor, board: Board, folder: RunFolder) -> None:
+    def __init__(self, conductor: Conductor, board: Board, folder: RunFolder, failure: _Failure) -> None:
         super().__init__()
-        self._conductor, self._board, self._folder = conductor, board, folder
+        self._conductor, self._board, self._folder, self._failure = conductor, board, folder, failure
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
         """CONTINUE or STOP."""
+        goes_on = True
+        with self._failure.kept():
+            goes_on = self._goes_on(result)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def _goes_on(self, result: dict[str, Any]) -> bool:
         number = result["number"]
         self._folder.beat()
         if self._conductor.interrupted or result.get("done"):
-            return str(TrialScheduler.CONTINUE)
+            return True
         if "restarted" in result:
             self._conductor.restarted(number)
-        elif not self._conductor.goes_on(number, result["progress"]):
-            self._board.abandon(f"t{number:05d}")
-            return str(TrialScheduler.STOP)
-        return str(TrialScheduler.CONTINUE)
+            return True
+        if self._conductor.goes_on(number, result["progress"]):
+            return True
+        self._board.abandon(f"t{number:05d}")
+        return False
 
 
 class _Ending(_Unsaved, tune.Stopper):
@@ -169,12 +203,17 @@ class _Ending(_Unsaved, tune.Stopper):
 def drive(
     conductor: Conductor, pool: SeatPool, board: Board, *, seats: int, folder: RunFolder, listener: Listener
 ) -> None:
-    """Run Tune until the conductor is done."""
+    """Run Tune until the conductor is done.
+
+    Raises:
+        StorageError: something could not be written down; the search can be gone on with.
+    """
+    failure = _Failure(conductor)
     tuner = tune.Tuner(
         tune.with_resources(PlanTrial, {"CPU": 0.01}),
         tune_config=tune.TuneConfig(
-            search_alg=_Searcher(conductor, board, seats=seats, folder=folder),
-            scheduler=_Scheduler(conductor, board, folder),
+            search_alg=_Searcher(conductor, board, seats=seats, folder=folder, failure=failure),
+            scheduler=_Scheduler(conductor, board, folder, failure),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,
@@ -191,6 +230,7 @@ def drive(
     )
     with _signals(conductor, listener):
         tuner.fit()
+    failure.raise_again()
 
 
 @contextlib.contextmanager
