@@ -4,23 +4,23 @@ Knows no Ray, no torch, no clock of its own: ``engine`` drives it with real work
 ones. All that it decides follows from the ledger, so that a search which was interrupted goes on as if it had not been.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 from search.budget import Limits, Spent, device_hours
+from search.clerk import Clerk, Standing
 from search.goals import CostTable, Goals, baseline_quality
 from search.history import outcomes
 from search.ledger import Ledger, Proposal
-from search.records import COST_COLUMNS, Record
+from search.records import Record
 from search.sampler import Propose
 from search.scheduler import Curve, Scheduler
 from spaces.draw import Draw
 from spaces.plan import Plan, Shape
 from trainers.context import Progress
-from trainers.results import Measured, Result
+from trainers.results import Result
 
 
 class Listener(Protocol):
@@ -82,12 +82,19 @@ class Conductor:
         """``missing`` tells the fingerprints of those parts of a plan that still have to be trained."""
         self._setup, self._ledger, self._sampler, self._scheduler = setup, ledger, sampler, scheduler
         self._missing, self._listener, self._clock = missing, listener, clock
+        self._clerk = Clerk(
+            ledger=ledger,
+            goals=setup.goals,
+            costs=setup.costs,
+            estimated=setup.estimated,
+            base_layers=setup.base_layers,
+            versions=setup.versions,
+            clock=clock,
+        )
         self._began = clock()
         self._waiting = ledger.unfinished()
         self._running: dict[int, Proposal] = {}
-        self._started_at: dict[int, float] = {}
-        self._live: dict[int, list[tuple[float, float]]] = {}
-        self._spent_live: dict[int, dict[int, float]] = {}
+        self._standing: dict[int, Standing] = {}
         self._exhausted = False
         self.interrupted = False
         """Set from outside to end the search: nothing more is handed out, nothing under way is recorded."""
@@ -114,7 +121,7 @@ class Conductor:
     @property
     def spent(self) -> Spent:
         """What the search has used so far."""
-        live = sum(sum(stages.values()) for stages in self._spent_live.values()) * self._setup.devices_per_trial / 3600
+        live = sum(standing.spent for standing in self._standing.values()) * self._setup.devices_per_trial / 3600
         recorded = device_hours(self._ledger.records, devices_per_trial=self._setup.devices_per_trial)
         return Spent(
             trials=len(self._ledger.proposals),
@@ -176,9 +183,7 @@ class Conductor:
     def _start(self, proposal: Proposal) -> Proposal:
         self._waiting.remove(proposal)
         self._running[proposal.number] = proposal
-        self._started_at[proposal.number] = self._clock()
-        self._live[proposal.number] = []
-        self._spent_live[proposal.number] = {}
+        self._standing[proposal.number] = Standing(started_at=self._clock())
         self._listener.started(proposal)
         return proposal
 
@@ -186,15 +191,14 @@ class Conductor:
 
     def goes_on(self, number: int, progress: Progress) -> bool:
         """Whether a plan goes on after a report; where not, that is recorded."""
-        proposal = self._running[number]
-        self._spent_live[number][progress.stage] = progress.seconds
+        proposal, standing = self._running[number], self._standing[number]
+        standing.hear(progress)
         self._listener.progressed(proposal, progress)
         if reason := self._limits.time_is_up(self.spent):
             self._end(proposal, "stopped", reason, fidelity=progress.fidelity)
             return False
         if progress.quality is None or not progress.final:
             return True
-        self._live[number].append((progress.fidelity, progress.quality))
         if self._scheduler.goes_on(number, self._curves(), self._known_costs()):
             return True
         reason = "others reach more at this share of training for no higher cost"
@@ -203,13 +207,13 @@ class Conductor:
 
     def restarted(self, number: int) -> None:
         """A plan's worker died; the new one reports again from the start of the stage that was under way."""
-        self._live[number] = []
+        self._standing[number].curve.clear()
         self._listener.said(f"{self._running[number].trial_id}: its worker died; a new one goes on")
 
     def _curves(self) -> dict[int, Curve]:
         proposed = {proposal.number for proposal in self._ledger.proposals}
         recorded = {r.number: r.curve for r in self._ledger.records if r.curve and r.number in proposed}
-        return {**recorded, **{number: curve for number, curve in self._live.items() if curve}}
+        return {**recorded, **{number: list(found.curve) for number, found in self._standing.items() if found.curve}}
 
     def _known_costs(self) -> dict[int, tuple[float, ...]]:
         """Known costs of every plan on every target, at its first precision: precisions rank shapes alike."""
@@ -224,19 +228,12 @@ class Conductor:
         ]
         return tuple(0.0 if value is None else float(value) for value in found)
 
-    # Writing down -----------------------------------------------------------------------------------------------
+    # Coming to an end --------------------------------------------------------------------------------------------
 
     def complete(self, number: int, result: Result) -> None:
         """A plan has been carried out: one record for each of its variants."""
         proposal = self._running[number]
-        measured = {variant.precision: variant for variant in result.variants}
-        self._settle(
-            proposal,
-            [
-                self._record(proposal, precision, target, **_of_result(result, measured[precision]))
-                for precision, target in proposal.variants
-            ],
-        )
+        self._settle(proposal, self._clerk.complete(proposal, self._standing[number], result))
 
     def fail(self, number: int, error: str) -> None:
         """A plan ended in an error: one record that says so; the search goes on."""
@@ -248,82 +245,19 @@ class Conductor:
 
     def rule_out(self, shapes: Sequence[Shape]) -> None:
         """Record, once, every shape that the known constraints forbid at some precision and target."""
-        for (shape, precision, target), costs in self._setup.costs.items():
-            if shape in shapes and (broken := self._setup.goals.broken_known(costs)):
-                layers = shape.num_layers or self._setup.base_layers
-                self._ledger.append(
-                    Record(
-                        record_id=f"shape-{layers}-{precision}-{target}",
-                        trial_id=f"shape-{layers}",
-                        number=-1,
-                        strategy="",
-                        plan="",
-                        fingerprint="",
-                        params={"student_layers": layers},
-                        precision=precision,
-                        target=target,
-                        status="infeasible",
-                        error="; ".join(broken),
-                        fidelity=0.0,
-                        started_at=self._began,
-                        finished_at=self._clock(),
-                        **self._cost_fields(shape, precision, target),
-                    )
-                )
+        self._clerk.rule_out(shapes, began=self._began)
 
-    def _end(self, proposal: Proposal, status: Any, error: str, *, fidelity: float) -> None:
-        precision, target = proposal.variants[0]
-        spent = sum(self._spent_live[proposal.number].values())
-        self._settle(
-            proposal,
-            [
-                self._record(
-                    proposal,
-                    precision,
-                    target,
-                    status=status,
-                    error=error,
-                    fidelity=fidelity,
-                    curve=tuple(self._live[proposal.number]),
-                    train_seconds=spent,
-                )
-            ],
-        )
+    def _end(self, proposal: Proposal, status: Literal["stopped", "failed"], error: str, *, fidelity: float) -> None:
+        standing = self._standing[proposal.number]
+        self._settle(proposal, self._clerk.end(proposal, standing, status, error=error, fidelity=fidelity))
 
     def _settle(self, proposal: Proposal, records: Sequence[Record]) -> None:
-        # The first variant's last: the ledger takes a plan for finished that has no result there.
-        for record in reversed(records):
-            self._ledger.append(record)
         self._forget(proposal.number)
         self._listener.finished(proposal, records)
 
     def _forget(self, number: int) -> None:
-        for table in (self._running, self._started_at, self._live, self._spent_live):
-            table.pop(number, None)
-
-    def _record(self, proposal: Proposal, precision: str, target: str, **values: Any) -> Record:
-        plan = proposal.draw.plan
-        return Record(
-            record_id=proposal.record_id(precision, target),
-            trial_id=proposal.trial_id,
-            number=proposal.number,
-            strategy=proposal.draw.strategy,
-            plan=plan.to_json(),
-            fingerprint=plan.fingerprint,
-            params=dict(proposal.draw.params),
-            precision=precision,
-            target=target,
-            seed=plan.seed,
-            started_at=self._started_at[proposal.number],
-            finished_at=self._clock(),
-            versions=self._setup.versions,
-            **self._cost_fields(plan.shape, precision, target),
-            **values,
-        )
-
-    def _cost_fields(self, shape: Shape, precision: str, target: str) -> dict[str, Any]:
-        costs = self._setup.costs[(shape, precision, target)]
-        return {name: costs.get(name) for name in COST_COLUMNS} | {"estimated": target in self._setup.estimated}
+        self._running.pop(number, None)
+        self._standing.pop(number, None)
 
     @property
     def _limits(self) -> Limits:
@@ -332,26 +266,3 @@ class Conductor:
     @property
     def _baseline(self) -> float | None:
         return baseline_quality(self._ledger.records, self._setup.baseline)
-
-
-def _of_result(result: Result, variant: Measured) -> dict[str, Any]:
-    return _quality(variant) | {
-        "curve": result.curve,
-        "train_seconds": result.train_seconds,
-        "prefix_seconds_saved": max(0.0, result.train_seconds - result.spent_seconds),
-        "overhead_seconds": result.overhead_seconds,
-        "host": result.host,
-    }
-
-
-def _quality(variant: Measured) -> dict[str, Any]:
-    if not math.isfinite(variant.value):
-        error = f"quality at {variant.precision} is {variant.value}; expected a number"
-        return {"status": "failed", "error": error}
-    return {
-        "status": "complete",
-        "quality": variant.value,
-        "quality_low": variant.low,
-        "quality_high": variant.high,
-        "predictions": variant.predictions,
-    }

@@ -55,22 +55,6 @@ def hypervolume(points: Points, reference: Points) -> float:
     return _volume(_sorted_front(below), reference)
 
 
-def spread_order(points: Points) -> NDArray[np.int64]:
-    """Indices of the n × m ``points``, those that stand most alone first: crowding distance [Deb2002], ties by index.
-
-    The ends of each objective come first. Objectives are scaled to their range; all values must be finite.
-    """
-    points = _matrix(points)
-    distance = np.zeros(len(points))
-    for column in points.T:
-        order = np.argsort(column, kind="stable")
-        span = np.ptp(column) if len(column) else 0.0
-        if span > 0:
-            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
-            distance[order[[0, -1]]] = np.inf
-    return np.argsort(-distance, kind="stable")
-
-
 def _matrix(points: Points) -> Points:
     points = np.asarray(points, dtype=float)
     if points.ndim != 2:

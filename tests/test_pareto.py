@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from search.pareto import domination_ranks, hypervolume, non_dominated, spread_order
+from search.pareto import domination_ranks, hypervolume, non_dominated
 
 # Few distinct values, so that ties and duplicates are common.
 _VALUES = st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 3.5, -1.0])
@@ -106,10 +106,3 @@ def test_wrong_shapes_are_named():
         non_dominated(np.zeros(2))
     with pytest.raises(ValueError, match="2 objectives"):
         hypervolume(np.zeros((1, 2)), np.zeros(3))
-
-
-def test_spread_order_takes_the_ends_then_the_loneliest():
-    points = np.array([[0.0, 10.0], [1.0, 9.0], [1.1, 8.9], [6.0, 4.0], [10.0, 0.0]])
-    assert spread_order(points).tolist() == [0, 4, 3, 2, 1]
-    assert spread_order(np.empty((0, 2))).tolist() == []
-    assert spread_order(np.ones((3, 2))).tolist() == [0, 1, 2]

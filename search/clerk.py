@@ -1,0 +1,158 @@
+"""What is written down of a plan: every variant's row, whatever came of it."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from search.goals import CostTable, Goals
+from search.ledger import Ledger, Proposal
+from search.records import COST_COLUMNS, Record
+from spaces.plan import Shape
+from trainers.context import Progress
+from trainers.results import Measured, Result
+
+
+@dataclass
+class Standing:
+    """A plan under way, as far as it has reported."""
+
+    started_at: float
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    """(fidelity, quality) of its last stage."""
+    seconds: dict[int, float] = field(default_factory=dict)
+    """Training seconds by stage."""
+
+    @property
+    def spent(self) -> float:
+        """Training seconds of all stages."""
+        return sum(self.seconds.values())
+
+    def hear(self, progress: Progress) -> None:
+        """Take in a report."""
+        self.seconds[progress.stage] = progress.seconds
+        if progress.quality is not None and progress.final:
+            self.curve.append((progress.fidelity, progress.quality))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clerk:
+    """Writes records into the ledger."""
+
+    ledger: Ledger
+    goals: Goals
+    costs: CostTable
+    estimated: frozenset[str]
+    """Targets whose costs come from a profile."""
+    base_layers: int
+    versions: Mapping[str, str]
+    clock: Callable[[], float]
+
+    def complete(self, proposal: Proposal, standing: Standing, result: Result) -> list[Record]:
+        """A plan has been carried out: one record for each of its variants."""
+        measured = {variant.precision: variant for variant in result.variants}
+        return self._write(
+            [
+                self._record(proposal, standing, variant, _of_result(result, measured[variant[0]]))
+                for variant in proposal.variants
+            ]
+        )
+
+    def end(
+        self,
+        proposal: Proposal,
+        standing: Standing,
+        status: Literal["stopped", "failed"],
+        *,
+        error: str,
+        fidelity: float,
+    ) -> list[Record]:
+        """A plan ended without a result: one record that says why."""
+        found = {
+            "status": status,
+            "error": error,
+            "fidelity": fidelity,
+            "curve": tuple(standing.curve),
+            "train_seconds": standing.spent,
+        }
+        return self._write([self._record(proposal, standing, proposal.variants[0], found)])
+
+    def rule_out(self, shapes: Sequence[Shape], *, began: float) -> None:
+        """Record, once, every shape that the known constraints forbid at some precision and target."""
+        for (shape, precision, target), costs in self.costs.items():
+            if shape in shapes and (broken := self.goals.broken_known(costs)):
+                layers = shape.num_layers or self.base_layers
+                self.ledger.append(
+                    Record(
+                        record_id=f"shape-{layers}-{precision}-{target}",
+                        trial_id=f"shape-{layers}",
+                        number=-1,
+                        strategy="",
+                        plan="",
+                        fingerprint="",
+                        params={"student_layers": layers},
+                        precision=precision,
+                        target=target,
+                        status="infeasible",
+                        error="; ".join(broken),
+                        fidelity=0.0,
+                        started_at=began,
+                        finished_at=self.clock(),
+                        **self._cost_fields(shape, precision, target),
+                    )
+                )
+
+    def _write(self, records: list[Record]) -> list[Record]:
+        # The first variant's last: the ledger takes a plan for finished that has no result there.
+        for record in reversed(records):
+            self.ledger.append(record)
+        return records
+
+    def _record(
+        self, proposal: Proposal, standing: Standing, variant: tuple[str, str], found: Mapping[str, Any]
+    ) -> Record:
+        plan, (precision, target) = proposal.draw.plan, variant
+        return Record(
+            record_id=proposal.record_id(precision, target),
+            trial_id=proposal.trial_id,
+            number=proposal.number,
+            strategy=proposal.draw.strategy,
+            plan=plan.to_json(),
+            fingerprint=plan.fingerprint,
+            params=dict(proposal.draw.params),
+            precision=precision,
+            target=target,
+            seed=plan.seed,
+            started_at=standing.started_at,
+            finished_at=self.clock(),
+            versions=self.versions,
+            **self._cost_fields(plan.shape, precision, target),
+            **found,
+        )
+
+    def _cost_fields(self, shape: Shape, precision: str, target: str) -> dict[str, Any]:
+        costs = self.costs[(shape, precision, target)]
+        return {name: costs.get(name) for name in COST_COLUMNS} | {"estimated": target in self.estimated}
+
+
+def _of_result(result: Result, variant: Measured) -> dict[str, Any]:
+    return _quality(variant) | {
+        "curve": result.curve,
+        "train_seconds": result.train_seconds,
+        "prefix_seconds_saved": max(0.0, result.train_seconds - result.spent_seconds),
+        "overhead_seconds": result.overhead_seconds,
+        "host": result.host,
+    }
+
+
+def _quality(variant: Measured) -> dict[str, Any]:
+    if not math.isfinite(variant.value):
+        error = f"quality at {variant.precision} is {variant.value}; expected a number"
+        return {"status": "failed", "error": error}
+    return {
+        "status": "complete",
+        "quality": variant.value,
+        "quality_low": variant.low,
+        "quality_high": variant.high,
+        "predictions": variant.predictions,
+    }
