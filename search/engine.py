@@ -96,6 +96,7 @@ class _Session:
         layout = lay_out(self._spec.resources, trials=self._spec.budget.trials)
         self._listener.said(f"run folder: {self._storage.shown}")
         prepared = prepare(self._spec, self._storage, threads=layout.cpus, say=self._listener.said)
+        prepared.context.store.remove_drafts()
         self._folder.claim(self._spec, prepared.context, prepared.rows)
         rows = measure_costs(
             prepared,

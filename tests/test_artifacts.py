@@ -1,5 +1,8 @@
 """Artifacts: all at once or not at all, the first one stays, and what was damaged is found."""
 
+import signal
+import subprocess
+import sys
 import threading
 import uuid
 
@@ -166,3 +169,26 @@ def test_a_damaged_manifest_is_named(store, content):
     (store().find(_NAME).folder / MANIFEST).write_text(content)
     with pytest.raises(StorageError, match=r"artifact\.json: cannot be read .*delete .* made again"):
         store().find(_NAME)
+
+
+def test_what_a_killed_publisher_left_is_cleared_away_and_nothing_else(tmp_path):
+    store = ArtifactStore(Storage(tmp_path / "store"), tmp_path / "cache")
+    _publish(store)
+    publisher = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "store")], check=False)
+    assert publisher.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "store").iterdir())) == 2
+    store.remove_drafts()
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [_NAME]
+    assert _content(store) == b"weights"
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from trainers.artifacts import ArtifactStore
+from trainers.storage import Storage
+
+with ArtifactStore(Storage(sys.argv[1]), Path(sys.argv[1])).publish("b2" * 32, {}) as draft:
+    (draft / "half").write_bytes(b"x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""

@@ -82,6 +82,15 @@ class ArtifactStore:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
+    def remove_drafts(self) -> None:
+        """Delete what publishers that were killed have left. To be called while nobody publishes.
+
+        Does nothing where artifacts are remote: the cache then belongs to other runs as well.
+        """
+        if self._storage.local_path is not None:
+            for draft in self._storage.local_path.glob(".*-*"):
+                shutil.rmtree(draft, ignore_errors=True)
+
     def _settle(self, draft: Path, fingerprint: str) -> None:
         if not self.has(fingerprint):
             if self._storage.local_path is None:
