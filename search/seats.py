@@ -80,7 +80,7 @@ class Switchboard:
         return await entry.answer
 
     async def finish(self, order_id: str, outcome: dict[str, Any]) -> None:
-        """An order is done: ``{"result": …}`` or ``{"error": …, "traceback": …}``."""
+        """An order is done: ``{"result": …}`` or ``{"error": …, "traceback": …, "storage": bool}``."""
         entry = self._orders.get(order_id)
         if entry is not None and not entry.over:
             entry.over = True

@@ -21,6 +21,7 @@ from search.records import Record
 from search.run_folder import RunFolder
 from search.seats import SeatPool
 from search.trial import PlanTrial
+from trainers.storage import StorageError
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,10 @@ class _Searcher(_Unsaved, Searcher):
     def _deliver(self, number: int, outcome: dict[str, Any]) -> None:
         if "error" in outcome:
             self._folder.log(outcome.get("traceback", outcome["error"]))
+            if outcome.get("storage"):
+                # No plan's fault, and the next one would end the same way.
+                said = outcome["error"].removeprefix("StorageError: ")
+                raise StorageError(f"{said}; set that right, and the same command goes on")
             self._conductor.fail(number, f"{outcome['error']}\n{outcome.get('traceback', '')}".strip())
         else:
             self._conductor.complete(number, outcome["result"])

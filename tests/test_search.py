@@ -232,19 +232,20 @@ def test_on_an_object_store_with_sizes_ruled_out(
     assert (code, "started" in text) == (0, False), text
 
 
-def test_storage_that_fails_ends_the_search_and_no_plan(tmp_path: Path, cache: Path) -> None:
-    """Records that cannot be written are nobody's failed plan: exit 1, and later the same command goes on."""
+@pytest.mark.parametrize("folder", ["records", "artifacts"])
+def test_storage_that_fails_ends_the_search_and_no_plan(tmp_path: Path, cache: Path, folder: str) -> None:
+    """What cannot be written is nobody's failed plan: exit 1, and later the same command goes on."""
     spec = tiny_spec(tmp_path, budget={"trials": 4})
-    records, away = tmp_path / "runs/tiny/records", tmp_path / "away"
+    place, away = tmp_path / "runs/tiny" / folder, tmp_path / "away"
     command = ["search", spec, "--set", "resources.max_concurrent=1"]
     with distune(*command, cwd=tmp_path, cache=cache) as running:
         running.until("t00000 done")
-        records.rename(away)
-        records.write_text("in the way")
+        place.rename(away)
+        place.write_text("in the way")
         assert running.end() == 1, running.text
-        assert "cannot write" in running.lines[-1]
-    records.unlink()
-    away.rename(records)
+        assert f"/{folder}: " in running.lines[-1], running.text
+    place.unlink()
+    away.rename(place)
     code, text = run_to_end(command, cwd=tmp_path, cache=cache)
     assert code == 0, text
     assert_whole(load_run(tmp_path / "runs" / "tiny"), trials=4)

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,9 @@ class ArtifactStore:
         ``about`` may still be added to inside the block. Where two publish the same fingerprint, the first stays.
         """
         parent = self._storage.local_path or self._cache
-        parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{fingerprint[:12]}-", dir=parent))
+        draft = parent / f".{fingerprint[:12]}-{uuid.uuid4().hex[:8]}"
         try:
+            draft.mkdir(parents=True)
             yield draft
             _write_manifest(draft, about)
             self._settle(draft, fingerprint)

@@ -14,6 +14,7 @@ from trainers.context import Context
 from trainers.deploy import deploy
 from trainers.models import ModelError
 from trainers.serving import feeds, open_session
+from trainers.storage import StorageError
 from trainers.tokens import Tokens, open_tokens
 
 RESAMPLES = 1000
@@ -66,12 +67,16 @@ def split_tokens(context: Context, *, base: str, split: str) -> Tokens:
     """The tokenised rows of a split for the model with fingerprint ``base``.
 
     Raises:
-        ModelError: there is no such split, or its artifact is gone.
+        ModelError: there is no such split.
+        StorageError: its artifact is gone.
     """
     splits = context.tokens.get(base, {})
-    artifact = context.store.find(splits[split]) if split in splits else None
-    if artifact is None:
+    if split not in splits:
         raise ModelError(f"no tokenised {split!r} rows for model {base[:12]}…; there are {sorted(splits)}")
+    artifact = context.store.find(splits[split])
+    if artifact is None:
+        # Written before the first plan and needed by all of them.
+        raise StorageError(f"{context.artifacts}: the tokenised {split!r} rows are gone")
     return open_tokens(artifact)
 
 

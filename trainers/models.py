@@ -176,9 +176,18 @@ def select_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTraine
 
 
 def save_classifier(model: "PreTrainedModel", folder: Path) -> None:
-    """Write ``model.safetensors`` and ``config.json`` to ``folder``, readable like any file there."""
-    with quiet_transformers():
-        model.save_pretrained(folder)
+    """Write ``model.safetensors`` and ``config.json`` to ``folder``, readable like any file there.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with quiet_transformers():
+            model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(f"{folder}: weights cannot be written: {error}") from error
     for weights in folder.glob(WEIGHTS):
         weights.chmod((folder / "config.json").stat().st_mode)
 

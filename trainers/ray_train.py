@@ -20,7 +20,7 @@ from trainers.context import Context, Progress, Stopped, Suspended
 from trainers.loop import TrainingError
 from trainers.model_files import ModelError
 from trainers.ranks import RankError, Ranks
-from trainers.storage import StorageError
+from trainers.storage import StorageError, is_of_storage
 
 _WAIT_S = 7 * 24 * 3600
 """How long workers of a group wait for each other: rank 0 may wait for an order for long."""
@@ -89,7 +89,11 @@ def _serve(order: dict[str, Any], board: Any, *, context: Context, ranks: Ranks)
     except Stopped:
         return
     except Exception as error:
-        outcome = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        outcome = {
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+            "storage": is_of_storage(error),
+        }
         if ranks.size > 1 and not isinstance(error, _SEEN_BY_ALL):
             ray.get(board.finish.remote(order["id"], outcome))
             raise

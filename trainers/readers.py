@@ -243,8 +243,9 @@ def _from_table(table: pa.Table, name: str, *, text: str, label: str) -> Pairs:
 
 
 def _require_columns(name: str, columns: list[str], *, text: str, label: str) -> None:
+    others = [column for column in columns if column not in (text, label)]
     problems = [
-        f"{name}: no column {column!r} (task.{key}); found are {', '.join(columns)}{meant(column, columns)}"
+        f"{name}: no column {column!r} (task.{key}); found are {', '.join(columns)}{meant(column, others)}"
         for key, column in (("text", text), ("label", label))
         if column not in columns
     ]

@@ -5,6 +5,7 @@ appears when its upload ends.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -19,10 +20,16 @@ import pyarrow.fs as pafs
 
 _ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
 """Schemes that pyarrow opens itself; fsspec is asked for all others."""
+_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class StorageError(Exception):
     """The storage could not be reached, read or written; says where, why, and what to do."""
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Whether ``error`` is about the place where things are written, and not about what was to be written."""
+    return isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _NO_PLACE)
 
 
 class Storage:
