@@ -106,6 +106,11 @@ def _wish_sentence(num_kept: int, question: Question) -> str:
     if isinstance(question.wish, Mapping):
         weights = say_list([f"{say_name(name)} {weight:g}" for name, weight in question.wish.items()])
         return f"Of the {num_kept} left it scores highest with the weights {weights}."
+    if question.wish == "knee" and num_kept == 2:
+        return (
+            f"The 2 left are the ends of the front, and a knee needs a third between them: the one with the higher "
+            f"{say_name(question.metric)} is taken; the wish 'cost' takes the other."
+        )
     ends = {
         "quality": f"has the highest {say_name(question.metric)}",
         "cost": f"has the lowest {costs}",

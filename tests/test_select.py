@@ -66,6 +66,12 @@ def test_knee_is_farthest_from_the_line_between_the_ends():
     assert _choose(CURVE).record.number == int(np.argmax(distance))
 
 
+def test_two_ends_have_no_knee_between_them():
+    choice = _choose([CURVE[0], CURVE[3]])
+    assert choice.record.number == 1
+    assert "a knee needs a third between them" in choice.reasons[-1]
+
+
 def test_dominated_variants_are_neither_chosen_nor_rivals():
     choice = _choose(CURVE, wish="quality")
     assert {record.number for record, _ in choice.rivals} == {0, 1, 2}
