@@ -5,7 +5,7 @@
 Both carry out plans of the same space on the same rows with one worker, one after another. Ours: a whole search; once
 its seat is warm, the time from one trial's end to the next one's, less training. The baseline: the documented way, a
 function trial that builds a ``TorchTrainer`` with ``TuneReportCallback``; the time of a trial, less training. With many
-trials the driver's memory is a figure too: its rise from the hundredth trial (or the first tenth) to the last.
+trials memory is a figure too: what driver and training worker rose by from the hundredth trial (or the first tenth) on.
 """
 
 import argparse
@@ -45,28 +45,47 @@ def main() -> None:
         "documented_s": statistics.median(baseline),
         "documented_all_s": baseline,
         "ratio": statistics.median(baseline) / max(1e-9, statistics.median(seconds)),
-        "driver_rise_mb": memory.rise_mb(),
+        "driver_rise_mb": memory.rise_mb(memory.driver_mb),
+        "worker_rise_mb": memory.rise_mb(memory.worker_mb),
+        "driver_mb": memory.driver_mb,
+        "worker_mb": memory.worker_mb,
     }
     print(f"beyond training: {report['seat_s']:.2f} s a trial on a seat, {report['documented_s']:.1f} s documented way")
-    print(f"ratio {report['ratio']:.0f}×; the driver's memory rose by {report['driver_rise_mb']:.0f} MB")
+    rises = f"driver {report['driver_rise_mb']:.0f} MB, worker {report['worker_rise_mb']:.0f} MB"
+    print(f"ratio {report['ratio']:.0f}×; memory rose by: {rises}")
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
 
 
 class Memory(PlainListener):
-    """Keeps the driver's memory after each trial."""
+    """Keeps what driver and training worker hold in memory, every ``EVERY`` trials."""
+
+    EVERY = 10
 
     def __init__(self) -> None:
         super().__init__()
-        self._mb: list[float] = []
+        self._trials = 0
+        self.driver_mb: list[float] = []
+        self.worker_mb: list[float] = []
 
     def finished(self, proposal: Any, records: Any) -> None:
-        self._mb.append(psutil.Process().memory_info().rss / 1e6)
+        self._trials += 1
+        if self._trials % self.EVERY == 0:
+            self.driver_mb.append(resident_mb(psutil.Process()))
+            self.worker_mb.append(sum(map(resident_mb, training_workers())))
         super().finished(proposal, records)
 
-    def rise_mb(self) -> float:
+    def rise_mb(self, values: list[float]) -> float:
         """From the hundredth trial, or the first tenth, to the last."""
-        return self._mb[-1] - self._mb[min(100, len(self._mb) // 10)]
+        return values[-1] - values[min(100 // self.EVERY, len(values) // 10)] if values else 0.0
+
+
+def resident_mb(process: psutil.Process) -> float:
+    return process.memory_info().rss / 1e6
+
+
+def training_workers() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
 
 
 def make_spec(options: argparse.Namespace, folder: str) -> Spec:
