@@ -6,6 +6,7 @@ passes messages: so that a trial costs milliseconds and stopping one never tears
 
 import asyncio
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -41,6 +42,7 @@ class Switchboard:
         self._orders: dict[str, _Order] = {}
         self._queue: deque[str] = deque()
         self._held: dict[str, str] = {}
+        self._workers: list[Any] = []
         self._changed = asyncio.Condition()
         self._closed = False
 
@@ -48,6 +50,10 @@ class Switchboard:
         """Return as soon as it is up."""
 
     # For seats --------------------------------------------------------------------------------------------------
+
+    async def arrive(self, worker: Any) -> None:
+        """A worker of a seat is up: the handle of its actor."""
+        self._workers.append(worker)
 
     async def take(self, seat: str) -> dict[str, Any] | None:
         """The next order for ``seat``; the unfinished one again after its group was restarted; None: go home."""
@@ -66,6 +72,13 @@ class Switchboard:
         entry.deliveries += 1
         self._held[seat] = entry.order["id"]
         return entry.order
+
+    async def is_wanted(self, order_id: str) -> bool | None:
+        """Whether an order goes on, asked between its reports; None: not now, the search is being closed."""
+        if self._closed:
+            return None
+        entry = self._orders.get(order_id)
+        return entry is not None and not entry.over
 
     async def report(self, order_id: str, progress: Any) -> bool | None:
         """Pass a report on; whether the plan goes on, None: not now, the search is being closed."""
@@ -126,8 +139,12 @@ class Switchboard:
         entry = self._orders.pop(order_id)
         return dict(entry.result)
 
+    async def workers(self) -> list[Any]:
+        """Every worker that ever arrived."""
+        return self._workers
+
     async def close(self) -> None:
-        """Send every seat home as soon as it asks; what is under way ends at its next report."""
+        """Send every seat home as soon as it asks; what is under way ends at its next report or heartbeat."""
         async with self._changed:
             self._closed = True
             self._queue.clear()
@@ -156,11 +173,20 @@ class SeatPool:
             self._threads.append(thread)
 
     def close(self, *, wait_s: float = 30.0) -> None:
-        """Send the seats home."""
+        """Send the seats home. Whoever does not go within ``wait_s`` is killed, and goes when it is up again."""
         self._closing.set()
         ray.get(self._board.close.remote())
+        if not self._all_gone(wait_s):
+            for worker in ray.get(self._board.workers.remote()):
+                ray.kill(worker)
+            # Ray ends the whole process where a thread still asks it for something after its shutdown.
+            self._all_gone(2 * wait_s)
+
+    def _all_gone(self, wait_s: float) -> bool:
+        until = time.monotonic() + wait_s
         for thread in self._threads:
-            thread.join(wait_s)
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _keep_up(self, seat: Any, context: Context) -> None:
         from trainers.ray_train import run_seat  # it brings torch, which only a running search needs

@@ -190,3 +190,18 @@ def test_an_order_is_finished_once() -> None:
         assert await board.collect(ORDER["id"]) == {"result": "first"}
 
     run(story())
+
+
+def test_a_plan_under_way_learns_between_its_reports_that_it_is_over() -> None:
+    async def story() -> None:
+        board = Switchboard()
+        for order in (ORDER, OTHER):
+            await board.submit(order)
+            await board.take(f"seat-of-{order['id']}")
+            assert await board.is_wanted(order["id"]) is True
+        await board.abandon(ORDER["id"])
+        assert await board.is_wanted(ORDER["id"]) is False
+        await board.close()
+        assert await board.is_wanted(OTHER["id"]) is None
+
+    run(story())

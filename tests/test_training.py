@@ -21,7 +21,7 @@ from trainers.artifacts import Artifact
 from trainers.batches import collate, epoch_batches, sorted_batches
 from trainers.checkpoints import FOLDER
 from trainers.compute import fast_attention, predictions
-from trainers.context import Context, Progress, Report, Stopped
+from trainers.context import Context, Progress, Report, Stopped, Suspended
 from trainers.embeddings import UsedRows, train_used_rows, used_ids
 from trainers.evaluate import quality, split_tokens
 from trainers.finetune import adapted_modules, add_adapters
@@ -298,6 +298,28 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(plan: Plan, epoch: int,
     assert final[0] == final[1]
     assert [p.seconds for p in told] == sorted(p.seconds for p in told)
     assert Storage(context.artifacts).child(FOLDER).names() == []
+
+
+@pytest.mark.parametrize(("beats", "error", "kept"), [(3, Suspended, 1), (3, Stopped, 0)])
+def test_a_heartbeat_ends_a_stage_between_two_reports(
+    beats: int, error: type[Stopped], kept: int, tmp_path: Path
+) -> None:
+    undisturbed, _ = train(FULL, tiny_context(tmp_path / "one"))
+    context = tiny_context(tmp_path / "two", checkpoint_every_s=0.0)
+    heard: list[Progress] = []
+    left = iter(range(beats))
+
+    def heartbeat() -> None:
+        if next(left, None) is None:
+            raise error
+
+    with pytest.raises(error):
+        run_plan(FULL, context, ranks=solo(), report=heard.append, heartbeat=heartbeat)
+    assert 0 < len(heard) < FULL.stages[-1].optimisation.epochs
+    assert len(Storage(context.artifacts).child(FOLDER).names()) == kept
+    artifact, _ = train(FULL, context)
+    weights = [(found.folder / "model.safetensors").read_bytes() for found in (undisturbed, artifact)]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("seconds, kept", [(0.0, 1), (1e9, 0)])

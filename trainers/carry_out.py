@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from spaces.plan import Plan
 from spaces.targets import Precision
 from trainers.artifacts import Artifact
-from trainers.context import Context, Report
+from trainers.context import Context, Heartbeat, Report, unhurried
 from trainers.evaluate import evaluate_plan
 from trainers.ranks import Ranks
 from trainers.results import Measured, Result
@@ -15,19 +15,25 @@ from trainers.run_stage import missing_prefixes, plan_seconds, run_plan
 
 
 def carry_out(
-    plan: Plan, precisions: Sequence[Precision], context: Context, *, ranks: Ranks, report: Report
+    plan: Plan,
+    precisions: Sequence[Precision],
+    context: Context,
+    *,
+    ranks: Ranks,
+    report: Report,
+    heartbeat: Heartbeat = unhurried,
 ) -> Result | None:
     """Train what is missing of ``plan``, deploy it at each precision, measure it on the validation split.
 
     Worker 0 returns the result, the others None.
 
     Raises:
-        Stopped: ``report`` raised it.
+        Stopped: ``report`` or ``heartbeat`` raised it.
         TrainingError: a stage diverged.
     """
     began = time.perf_counter()
     missing = ranks.on_first(lambda: missing_prefixes(plan, context.store))
-    model = run_plan(plan, context, ranks=ranks, report=report)
+    model = run_plan(plan, context, ranks=ranks, report=report, heartbeat=heartbeat)
     return ranks.on_first(lambda: _measure(plan, precisions, context, model=model, trained=missing, began=began))
 
 

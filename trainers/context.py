@@ -72,3 +72,10 @@ class Suspended(Stopped):
 
 
 Report = Callable[[Progress], None]
+
+Heartbeat = Callable[[], None]
+"""Called again and again while a stage trains; raises ``Stopped`` or ``Suspended`` where the plan is to end at once."""
+
+
+def unhurried() -> None:
+    """The heartbeat of a plan that nobody ends from outside."""

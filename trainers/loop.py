@@ -19,10 +19,13 @@ from spaces.stages import Optimisation
 from trainers.batches import Batch, collate, epoch_batches
 from trainers.checkpoints import Checkpoint, Standing, gather, restore
 from trainers.compute import autocast, fast_attention, pad_id, pick_device, predictions
-from trainers.context import Context, Progress, Report
+from trainers.context import Context, Heartbeat, Progress, Report, unhurried
 from trainers.embeddings import train_used_rows, used_ids
 from trainers.evaluate import quality, split_tokens
 from trainers.ranks import Ranks
+
+_HEARTBEAT_STEPS = 4
+"""Between two heartbeats. Counted in steps, so that all workers of a plan make them together."""
 
 Loss = Callable[[Tensor, Batch, float], Tensor]
 """From logits (rows × labels), their batch and the share of all steps done (0 at the first, 1 at the last): the loss,
@@ -42,6 +45,7 @@ class Job:
     context: Context
     ranks: Ranks
     report: Report
+    heartbeat: Heartbeat = unhurried
     index: int = 0
     """Which stage it is of those that have to be trained."""
     num_stages: int = 1
@@ -138,6 +142,8 @@ class _Fit:
         self._check_finite(loss, float(norm))
         self.optimizer.step()
         self.steps += 1
+        if self.steps % _HEARTBEAT_STEPS == 0:
+            self.job.ranks.on_first(self.job.heartbeat)
         return loss
 
     def _backward(self, rows: Any) -> Tensor:

@@ -4,6 +4,7 @@ Starting a group costs ten to twenty seconds, an order milliseconds. A worker th
 new group asks for the unfinished order again and goes on from its last finished stage or checkpoint.
 """
 
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from trainers.storage import StorageError, is_of_storage
 
 _WAIT_S = 7 * 24 * 3600
 """How long workers of a group wait for each other: rank 0 may wait for an order for long."""
+_HEARTBEAT_S = 2.0
 _SEEN_BY_ALL = (TrainingError, ModelError, RankError, StorageError)
 """Errors that every worker of a group raises at the same place, so that the group can go on together."""
 
@@ -69,6 +71,7 @@ def _work(config: dict[str, Any]) -> None:
     place = ray.train.get_context()
     ranks = Ranks(place.get_world_rank(), place.get_world_size())
     board = ray.get_actor(seat.switchboard, namespace=seat.namespace)
+    ray.get(board.arrive.remote(ray.get_runtime_context().current_actor))
     while True:
         order = ranks.on_first(lambda: ray.get(board.take.remote(seat.name)))
         if order is None:
@@ -84,8 +87,9 @@ def _serve(order: dict[str, Any], board: Any, *, context: Context, ranks: Ranks)
         if not goes_on:
             raise Stopped(order["id"])
 
+    beat = _Heartbeat(order["id"], board)
     try:
-        outcome = {"result": _execute(order, context=context, ranks=ranks, report=report)}
+        outcome = {"result": _execute(order, context=context, ranks=ranks, report=report, heartbeat=beat)}
     except Stopped:
         return
     except Exception as error:
@@ -101,8 +105,25 @@ def _serve(order: dict[str, Any], board: Any, *, context: Context, ranks: Ranks)
         ray.get(board.finish.remote(order["id"], outcome))
 
 
-def _execute(order: dict[str, Any], *, context: Context, ranks: Ranks, report: Any) -> Any:
+class _Heartbeat:
+    """Asks the switchboard every few seconds whether the plan is still wanted: an epoch may take hours."""
+
+    def __init__(self, order_id: str, board: Any) -> None:
+        self._order_id, self._board, self._asked_at = order_id, board, time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._asked_at < _HEARTBEAT_S:
+            return
+        self._asked_at = time.monotonic()
+        wanted = ray.get(self._board.is_wanted.remote(self._order_id))
+        if wanted is None:
+            raise Suspended(self._order_id)
+        if not wanted:
+            raise Stopped(self._order_id)
+
+
+def _execute(order: dict[str, Any], *, context: Context, ranks: Ranks, report: Any, heartbeat: Any) -> Any:
     plan = Plan.model_validate_json(order["plan"])
     if order["kind"] == "measure":
         return ranks.on_first(lambda: measure(plan, order["precisions"], context, split=order["split"]))
-    return carry_out(plan, order["precisions"], context, ranks=ranks, report=report)
+    return carry_out(plan, order["precisions"], context, ranks=ranks, report=report, heartbeat=heartbeat)

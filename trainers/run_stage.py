@@ -13,7 +13,7 @@ from spaces.plan import Plan
 from spaces.stages import SelectLayers
 from trainers.artifacts import Artifact, ArtifactStore
 from trainers.checkpoints import Checkpoint
-from trainers.context import Context, Report, Stopped, Suspended
+from trainers.context import Context, Heartbeat, Report, Stopped, Suspended, unhurried
 from trainers.distill import distill
 from trainers.finetune import finetune
 from trainers.loop import Fitted, Job, TrainingError
@@ -24,7 +24,9 @@ STAGES: dict[str, Callable[[Any, Job], tuple[Any, Fitted]]] = {"finetune": finet
 """What carries out a training stage, by its kind: model and job in, trained model out."""
 
 
-def run_plan(plan: Plan, context: Context, *, ranks: Ranks, report: Report) -> Artifact:
+def run_plan(
+    plan: Plan, context: Context, *, ranks: Ranks, report: Report, heartbeat: Heartbeat = unhurried
+) -> Artifact:
     """The trained model that ``plan`` ends in. Trains and publishes every part of its chain that is missing.
 
     With several workers all of them call it, on one shared store; worker 0 alone reports and publishes.
@@ -32,7 +34,7 @@ def run_plan(plan: Plan, context: Context, *, ranks: Ranks, report: Report) -> A
     Raises:
         TrainingError: a stage diverged.
         ModelError: a model or tokenised rows are missing.
-        Stopped: ``report`` raised it; parts that are finished stay.
+        Stopped: ``report`` or ``heartbeat`` raised it; parts that are finished stay.
     """
     torch.set_num_threads(context.threads)
     missing = ranks.on_first(lambda: missing_prefixes(plan, context.store))
@@ -42,6 +44,7 @@ def run_plan(plan: Plan, context: Context, *, ranks: Ranks, report: Report) -> A
             context=context,
             ranks=ranks,
             report=report,
+            heartbeat=heartbeat,
             index=index,
             num_stages=len(missing),
             final=prefix.fingerprint == plan.fingerprint,
