@@ -1,6 +1,6 @@
 """Driver and training workers killed (SIGKILL) at random moments, again and again: what is the search left with?
 
-    python benchmarks/kills.py [--kills 20] [--trials 24] [--seed 0] [--model REF] [--train FILE] [--json FILE]
+    python benchmarks/kills.py [--kills 20] [--seats 1,2] [--trials 24] [--seed 0] [--model REF] [--train FILE] [--json FILE]
 
 With one seat the records are compared with those of an undisturbed search of the same seed: everything but times. With
 two seats, whose trials may end in another order, it is checked that nothing is lost, doubled or trained twice and that
@@ -58,6 +58,7 @@ def main() -> None:
         report = {
             name: experiment(Search(Path(folder), name, seats=seats, options=options), options, undisturbed)
             for name, seats in (("one_seat", 1), ("two_seats", 2))
+            if str(seats) in options.seats.split(",")
         }
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
@@ -250,6 +251,7 @@ def plain_rows(run: Run) -> list[dict[str, Any]]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="of each of the two searches")
+    parser.add_argument("--seats", default="1,2", help="which of the two searches")
     parser.add_argument("--trials", type=int, default=24, help="for each seat")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=240)
