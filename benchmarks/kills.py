@@ -1,6 +1,7 @@
 """Driver and training workers killed (SIGKILL) at random moments, again and again: what is the search left with?
 
-    python benchmarks/kills.py [--kills 20] [--seats 1,2] [--trials 24] [--seed 0] [--model REF] [--train FILE] [--json FILE]
+    python benchmarks/kills.py [--kills 20] [--seats 1,2] [--trials 24] [--seed 0] [--model REF] [--train FILE]
+        [--json FILE]
 
 With one seat the records are compared with those of an undisturbed search of the same seed: everything but times. With
 two seats, whose trials may end in another order, it is checked that nothing is lost, doubled or trained twice and that
