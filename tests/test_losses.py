@@ -1,4 +1,4 @@
-"""Every loss against independent references, and at the ends of its range."""
+"""The losses of today's stages against torch's, and at the ends of their range."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from random_tensors import random_logits, some_mask
 from torch.nn import functional
 
 from trainers.losses import IGNORED, cross_entropy, forward_kl, soft_label_loss
@@ -14,16 +14,6 @@ from trainers.losses import IGNORED, cross_entropy, forward_kl, soft_label_loss
 SHAPES = st.sampled_from([(1, 2), (5, 3), (2, 4, 7)])
 TEMPERATURES = st.sampled_from([0.5, 1.0, 2.0, 8.0])
 no_deadline = settings(deadline=None, max_examples=40)
-
-
-def random_logits(shape: tuple[int, ...], *, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def some_mask(shape: tuple[int, ...], *, seed: int) -> Tensor:
-    mask = torch.rand(shape[:-1], generator=torch.Generator().manual_seed(seed)) < 0.7
-    mask.view(-1)[0] = True
-    return mask
 
 
 @no_deadline
