@@ -26,8 +26,9 @@ from trainers import onnx_graph
 from trainers.context import Context
 from trainers.datasets import Rows
 from trainers.deploy import deploy, ensure_export, write_graph
-from trainers.evaluate import predict, split_tokens
-from trainers.models import inspect_model, load_classifier, save_classifier, select_layers
+from trainers.kinds import split_tokens
+from trainers.models import inspect_model, load_classifier, save_model, select_layers
+from trainers.serving import predict
 from trainers.tokens import tokenise
 
 PRECISIONS = ("fp32", "int8")
@@ -96,7 +97,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[Context, Plan]:
     train = Finetune(optimisation=Optimisation(learning_rate=1e-4, epochs=1))
     plan = Plan(base=info.fingerprint, stages=(cut, train), data="rows")
     with context.store.publish(plan.fingerprint, {"kind": "model"}) as draft:
-        save_classifier(select_layers(load_classifier(info.folder, labels=context.labels), cut.layers), draft)
+        save_model(select_layers(load_classifier(info.folder, labels=context.labels), cut.layers), draft)
     return replace(context, tokens={plan.base: {"validation": tokens.fingerprint}}), plan
 
 

@@ -27,12 +27,12 @@ from spaces.space import spread
 from spaces.stages import Chain, Distill, Finetune, Optimisation, SelectLayers
 from spaces.task import Task
 from trainers.batches import Batch, collate
-from trainers.compute import autocast, fast_attention, pad_id, pick_device, predictions
+from trainers.compute import autocast, fast_attention, logits, pad_id, pick_device
 from trainers.context import Context, Progress
 from trainers.datasets import load_task
 from trainers.distill import distill
-from trainers.evaluate import split_tokens
 from trainers.finetune import finetune
+from trainers.kinds import split_tokens
 from trainers.loop import Job, fit
 from trainers.losses import soft_label_loss
 from trainers.models import inspect_model, load_classifier, quiet_transformers, select_layers
@@ -169,9 +169,9 @@ def run(way: str, setting: Setting, seed: int) -> dict[str, float]:
     """Train in one way; examples a second and accuracy."""
     model, seconds = CARRIED_OUT[way](setting, seed)
     tokens = setting.tokens("validation")
-    found = predictions(model.eval(), tokens, context=replace(setting.context, compute="fp32"), ranks=solo())
+    found = logits(model.eval(), tokens, context=replace(setting.context, compute="fp32"), ranks=solo()).argmax(-1)
     examples = setting.optimisation.epochs * len(setting.tokens("train"))
-    return {"examples_per_s": examples / seconds, "accuracy": float((found == tokens.labels).mean())}
+    return {"examples_per_s": examples / seconds, "accuracy": float((found.numpy() == tokens.labels).mean())}
 
 
 def ours(setting: Setting, seed: int) -> tuple[Any, float]:
@@ -191,10 +191,10 @@ def online(setting: Setting, seed: int) -> tuple[Any, float]:
     job, student, teacher = setting.job(0, taught=True), setting.student(seed), setting.teacher().to(pick_device())
     longest = int(setting.tokens("train").lengths.max())
 
-    def loss(logits: Tensor, batch: Batch, _share: float) -> Tensor:
-        with torch.no_grad(), autocast(setting.context, logits.device):
+    def loss(student: Tensor, batch: Batch, _share: float) -> Tensor:
+        with torch.no_grad(), autocast(setting.context, student.device):
             answers = teacher(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits
-        return soft_loss(logits, answers, batch.labels_B, setting.distilling)
+        return soft_loss(student, answers, batch.labels_P, setting.distilling)
 
     with fast_attention(teacher, longest=longest, context=setting.context):
         fitted = fit(student, loss, job)
@@ -262,7 +262,7 @@ def plain_trainer(setting: Setting, seed: int, teacher: Any) -> tuple[Any, float
 
 def collated(tokens: Tokens, rows: list[int], model: Any) -> dict[str, Tensor]:
     batch = collate(tokens, rows, pad_id=pad_id(model))
-    return {"input_ids": batch.input_ids_BL, "attention_mask": batch.attention_mask_BL, "labels": batch.labels_B}
+    return {"input_ids": batch.input_ids_BL, "attention_mask": batch.attention_mask_BL, "labels": batch.labels_P}
 
 
 def soft_loss(logits: Tensor, taught: Tensor, labels: Tensor, stage: Distill) -> Tensor:

@@ -36,7 +36,7 @@ from spaces.plan import Plan, Shape
 from spaces.targets import TARGETS
 from trainers.context import Context
 from trainers.cost import CostRow, probe
-from trainers.deploy import ensure_export
+from trainers.kinds import kind_of
 from trainers.storage import Storage
 
 _STOPPED = "stopped; the same command goes on from here"
@@ -237,7 +237,7 @@ def probe_apart(shape: Shape, precision: Any, context: Context, *, reference: Sh
 
 
 def export_shapes(context: Context) -> Callable[[Sequence[Shape]], None]:
-    """Exports the graphs of shapes side by side."""
+    """Makes what measuring shapes needs, side by side."""
 
     def export(shapes: Sequence[Shape]) -> None:
         task = ray.remote(num_cpus=1)(_export)
@@ -247,7 +247,7 @@ def export_shapes(context: Context) -> Callable[[Sequence[Shape]], None]:
 
 
 def _export(shape: Shape, context: Context) -> None:
-    ensure_export(shape, context)
+    kind_of(context).prepare_probe(shape, context)
 
 
 def _summary(space: Any, ledger: Ledger, layout: Layout) -> str:

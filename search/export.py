@@ -18,8 +18,7 @@ from search.run_folder import context_of
 from search.words import say, say_interval, say_plan
 from spaces.plan import Plan
 from trainers.context import Context
-from trainers.deploy import deploy
-from trainers.evaluate import predict, quality, split_tokens
+from trainers.kinds import kind_of, split_tokens
 
 _WEIGHTS = ("model.safetensors", "config.json")
 
@@ -42,8 +41,8 @@ def export_record(run: Run, record: Record, to: Path) -> Path:
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=to.parent) as draft:
         folder = Path(draft) / "model"
-        _write(run, record, plan, context, folder)
-        _check(run, record, plan, context, folder)
+        deployed = _write(run, record, plan, context, folder)
+        _check(run, record, plan, context, deployed)
         if to.exists():
             to.rmdir()
         folder.rename(to)
@@ -59,7 +58,8 @@ def write_best(run: Run, record: Record) -> str:
     return f"{run.storage.shown}/best"
 
 
-def _write(run: Run, record: Record, plan: Plan, context: Context, folder: Path) -> None:
+def _write(run: Run, record: Record, plan: Plan, context: Context, folder: Path) -> Path:
+    """Write the folder; returns what serves in it."""
     model = context.store.find(plan.fingerprint)
     if model is None:
         raise ExportError(
@@ -70,9 +70,11 @@ def _write(run: Run, record: Record, plan: Plan, context: Context, folder: Path)
     for name in _WEIGHTS:
         shutil.copyfile(model.folder / name, folder / name)
     _copy_tokenizer(Path(context.models[plan.base]), folder)
-    deploy(model, plan=plan, precision=record.precision, context=context, folder=folder)  # type: ignore[arg-type]
+    precision: Any = record.precision
+    deployed = kind_of(context).deploy(model, plan=plan, precision=precision, context=context, folder=folder)
     (folder / "distune.json").write_text(json.dumps(_facts(run, record, plan), indent=1, sort_keys=True) + "\n")
     (folder / "README.md").write_text(_card(run, record, plan, context.labels))
+    return deployed
 
 
 def _copy_tokenizer(base: Path, folder: Path) -> None:
@@ -83,11 +85,10 @@ def _copy_tokenizer(base: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)
 
 
-def _check(run: Run, record: Record, plan: Plan, context: Context, folder: Path) -> None:
-    """Measure the written graph on the validation rows; the recorded quality must be reached."""
-    tokens = split_tokens(context, base=plan.base, split="validation")
-    found = predict(folder / f"model_{record.precision}.onnx", tokens, threads=context.threads)
-    value = quality(context.metric, tokens.labels, found).value
+def _check(run: Run, record: Record, plan: Plan, context: Context, deployed: Path) -> None:
+    """Measure what was written on the validation rows; the recorded quality must be reached."""
+    kind, tokens = kind_of(context), split_tokens(context, base=plan.base, split="validation")
+    value = kind.quality(kind.serve(deployed, tokens, context=context), tokens, context=context).value
     assert record.quality is not None, "a complete record has a quality"
     if value < record.quality - 1.0 / len(tokens):
         raise ExportError(

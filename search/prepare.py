@@ -17,9 +17,9 @@ from trainers.context import Context
 from trainers.cost import CostRow, Probe, cost_table, read_cost_table, write_cost_table
 from trainers.datasets import TaskRows, load_task
 from trainers.docstrings import cache_folder
-from trainers.models import ModelInfo, inspect_model
+from trainers.kinds import kind_of, named_kind, split_tokens
+from trainers.models import ModelInfo
 from trainers.storage import Storage
-from trainers.tokens import open_tokens, tokenise
 
 COST_TABLE = "cost_table.parquet"
 _PROBE_VERSION = 1
@@ -66,8 +66,9 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
     rows = load_task(spec.task, seed=spec.search.seed, folder=Path.cwd())
     for note in rows.notes:
         say(f"data: {note}")
-    base = inspect_model(spec.model.base)
-    teacher = inspect_model(spec.model.teacher) if spec.model.teacher else None
+    kind = named_kind(spec.task.kind)
+    base = kind.inspect(spec.model.base)
+    teacher = kind.inspect(spec.model.teacher) if spec.model.teacher else None
     space = space_of(spec, base=base, data=fingerprint([rows.fingerprint, spec.task.max_tokens]), teacher=teacher)
     models = {model.fingerprint: model for model in (base, teacher) if model is not None}
     artifacts = storage.child("artifacts")
@@ -76,12 +77,14 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         cache=str(cache_folder() / "artifacts"),
         models={name: str(model.folder) for name, model in models.items()},
         tokens={},
+        kind=spec.task.kind,
         labels=rows.labels,
         metric=spec.task.metric,
         threads=threads,
         compute=spec.resources.compute,
     )
     tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens) for name, model in models.items()}
+    context = replace(context, tokens=tokens)
     return Prepared(
         spec=spec,
         goals=Goals(
@@ -92,9 +95,9 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         ),
         rows=rows,
         base=base,
-        context=replace(context, tokens=tokens),
+        context=context,
         space=space,
-        sequence_length=_typical_length(tokens[base.fingerprint]["validation"], context),
+        sequence_length=int(np.median(split_tokens(context, base=base.fingerprint, split="validation").lengths)),
     )
 
 
@@ -167,16 +170,10 @@ def first_draws(space: Space, goals: Goals) -> tuple[Draw, ...]:
 def _tokenise(rows: TaskRows, model: ModelInfo, context: Context, max_tokens: int) -> dict[str, str]:
     splits = {"train": rows.train, "validation": rows.validation, "test": rows.test}
     return {
-        name: tokenise(split, model, context.store, max_tokens=max_tokens).fingerprint
+        name: kind_of(context).tokenise(split, model, context, max_tokens=max_tokens).fingerprint
         for name, split in splits.items()
         if split is not None
     }
-
-
-def _typical_length(fingerprint: str, context: Context) -> int:
-    artifact = context.store.find(fingerprint)
-    assert artifact is not None, "tokenised a moment ago"
-    return int(np.median(open_tokens(artifact).lengths))
 
 
 class _Remembered:

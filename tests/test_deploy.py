@@ -16,7 +16,7 @@ from trainers import onnx_graph
 from trainers.artifacts import Artifact
 from trainers.context import Context
 from trainers.deploy import deploy, ensure_export, load_graph, write_graph
-from trainers.models import load_classifier, save_classifier, select_layers
+from trainers.models import load_classifier, save_model, select_layers
 from trainers.serving import open_session
 
 LABELS = ("cat", "dog", "sun")
@@ -40,7 +40,7 @@ def trained(context: Context, kind: str, layers: tuple[int, ...], seed: int) -> 
     model = select_layers(load_classifier(Path(context.models[kind]), labels=LABELS), layers)
     onnx_graph.randomise(model, seed=100 + seed)
     with context.store.publish(plan.fingerprint, {"kind": "model"}) as folder:
-        save_classifier(model, folder)
+        save_model(model, folder)
     artifact = context.store.find(plan.fingerprint)
     assert artifact is not None
     return model, plan, artifact

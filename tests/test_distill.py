@@ -12,7 +12,7 @@ from spaces.stages import Chain, Distill, SelectLayers
 from trainers.batches import collate
 from trainers.context import Context, Progress
 from trainers.distill import taught_loss
-from trainers.evaluate import split_tokens
+from trainers.kinds import split_tokens
 from trainers.losses import soft_label_loss
 from trainers.models import ModelError, load_classifier
 from trainers.ranks import solo
@@ -80,7 +80,7 @@ def test_the_weight_of_the_soft_loss_moves_linearly(taught: Context) -> None:
     loss = taught_loss(distilling(alpha=0.9, alpha_end=0.1), outputs)
     for share, alpha in ((0.0, 0.9), (0.5, 0.5), (1.0, 0.1)):
         teacher = torch.from_numpy(outputs[[3, 0, 7]])
-        expected = soft_label_loss(logits, teacher, batch.labels_B, temperature=2.0, alpha=alpha)
+        expected = soft_label_loss(logits, teacher, batch.labels_P, temperature=2.0, alpha=alpha)
         torch.testing.assert_close(loss(logits, batch, share), expected)
 
 

@@ -19,9 +19,12 @@ from spaces.stages import Finetune, Optimisation
 from trainers.context import Context
 from trainers.datasets import Rows
 from trainers.deploy import write_graph
-from trainers.evaluate import evaluate_plan, macro_f1, predict, quality, split_tokens, wilson
-from trainers.models import ModelError, inspect_model, load_classifier, save_classifier
+from trainers.evaluate import evaluate_plan
+from trainers.kinds import split_tokens
+from trainers.metrics import macro_f1, quality, wilson
+from trainers.models import ModelError, inspect_model, load_classifier, save_model
 from trainers.onnx_graph import randomise, trace
+from trainers.serving import predict
 from trainers.tokens import Tokens, open_tokens, tokenise
 
 LABELS = ("cat", "dog", "sun")
@@ -46,7 +49,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     rows = Rows(texts=texts, labels=rng.integers(3, size=40))
     tokens = tokenise(rows, inspect_model(str(base)), plain.store, max_tokens=32)
     with plain.store.publish(PLAN.fingerprint, {"kind": "model"}) as folder:
-        save_classifier(balanced(load_classifier(base, labels=LABELS), open_tokens(tokens)), folder)
+        save_model(balanced(load_classifier(base, labels=LABELS), open_tokens(tokens)), folder)
     return Context(
         artifacts=plain.artifacts,
         cache=plain.cache,

@@ -18,7 +18,7 @@ from trainers.models import (
     inspect_model,
     load_classifier,
     new_classifier,
-    save_classifier,
+    save_model,
     select_layers,
 )
 
@@ -86,7 +86,7 @@ def test_layers_are_kept_as_they_were(folders: dict[str, Path], kind: str, tmp_p
     torch.testing.assert_close(logits(select_layers(model, range(4))), logits(model), rtol=0, atol=0)
     student = select_layers(model, (0, 2))
     torch.testing.assert_close(logits(student), logits(with_layers(model, (0, 2))), rtol=0, atol=0)
-    save_classifier(student, tmp_path)
+    save_model(student, tmp_path)
     again = load_classifier(tmp_path, labels=LABELS, seed=5)
     torch.testing.assert_close(logits(again), logits(student), rtol=0, atol=0)
 
@@ -98,7 +98,7 @@ def test_every_other_family_can_be_cut(kind: str, tmp_path: Path) -> None:
     model = new_classifier(config)
     student = select_layers(model, (0, 3))
     torch.testing.assert_close(logits(student), logits(with_layers(model, (0, 3))))
-    save_classifier(student, tmp_path)
+    save_model(student, tmp_path)
     torch.testing.assert_close(logits(load_classifier(tmp_path, labels=LABELS)), logits(student))
 
 
@@ -144,7 +144,7 @@ def test_labels_and_dropout_are_in_the_config(folders: dict[str, Path]) -> None:
 
 def test_saved_labels_and_types_survive(folders: dict[str, Path], tmp_path: Path) -> None:
     model = load_classifier(folders["modernbert"], labels=LABELS)
-    save_classifier(select_layers(model, (0, 3)), tmp_path)
+    save_model(select_layers(model, (0, 3)), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["layer_types"] == ["full_attention", "full_attention"]
     assert config["id2label"] == {"0": "cat", "1": "dog", "2": "sun"}

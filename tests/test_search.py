@@ -19,8 +19,9 @@ from search.run import Run, load_run
 from search.run_folder import context_of
 from spaces.plan import Plan
 from trainers.artifacts import MANIFEST, ArtifactStore
-from trainers.evaluate import predict, split_tokens
+from trainers.kinds import split_tokens
 from trainers.run_stage import missing_prefixes
+from trainers.serving import predict
 from trainers.storage import Storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -20,12 +20,13 @@ from spaces.stages import Chain, Distill, Lora, SelectLayers
 from trainers.artifacts import Artifact
 from trainers.batches import collate, epoch_batches, sorted_batches
 from trainers.checkpoints import FOLDER
-from trainers.compute import fast_attention, predictions
+from trainers.compute import fast_attention, logits
 from trainers.context import Context, Progress, Report, Stopped, Suspended
 from trainers.embeddings import UsedRows, train_used_rows, used_ids
-from trainers.evaluate import quality, split_tokens
 from trainers.finetune import adapted_modules, add_adapters
+from trainers.kinds import split_tokens
 from trainers.loop import TrainingError, new_optimizer, rate_share
+from trainers.metrics import quality
 from trainers.models import load_classifier
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
@@ -106,7 +107,7 @@ def test_asking_takes_every_row_once_by_length(lengths: np.ndarray) -> None:
 def test_a_batch_is_padded_to_its_longest_row(context: Context) -> None:
     tokens = split_tokens(context, base="base", split="train")
     batch = collate(tokens, [4, 9, 2], pad_id=77, count=5)
-    assert batch.count == 5 and batch.labels_B.tolist() == tokens.labels[[4, 9, 2]].tolist()
+    assert batch.count == 5 and batch.labels_P.tolist() == tokens.labels[[4, 9, 2]].tolist()
     assert batch.input_ids_BL.shape[1] == max(tokens.lengths[[4, 9, 2]])
     for ids, mask, row in zip(batch.input_ids_BL, batch.attention_mask_BL, (4, 9, 2), strict=True):
         assert ids[mask.bool()].tolist() == tokens.ids(row).tolist()
@@ -180,8 +181,8 @@ def fit_once(model: nn.Module, batch: object) -> None:
     optimizer = new_optimizer(model, fitting())
     for _ in range(2):
         optimizer.zero_grad()
-        logits = model(batch.input_ids_BL, batch.attention_mask_BL).logits  # type: ignore[attr-defined]
-        nn.functional.cross_entropy(logits, batch.labels_B).backward()  # type: ignore[attr-defined]
+        found = model(batch.input_ids_BL, batch.attention_mask_BL).logits  # type: ignore[attr-defined]
+        nn.functional.cross_entropy(found, batch.labels_P).backward()  # type: ignore[attr-defined]
         optimizer.step()
 
 
@@ -261,7 +262,7 @@ def test_a_stage_learns_and_leaves_its_model_and_history(plan: Plan, context: Co
     assert told[-1].train_loss < told[0].train_loss < math.log(len(LABELS)) + 0.5
     tokens = split_tokens(context, base="base", split="validation")
     model = load_classifier(artifact.folder, labels=LABELS)
-    found = predictions(model, tokens, context=context, ranks=solo())
+    found = logits(model, tokens, context=context, ranks=solo()).argmax(dim=-1).numpy()
     assert quality("accuracy", tokens.labels, found).value == told[-1].quality
     assert train(plan, context) == (artifact, [])
 

@@ -1,7 +1,7 @@
 """Which rows make a batch. Batches hold rows of like length, so that little is padded, and come in random order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,21 +15,34 @@ _POOL_BATCHES = 50
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one worker, padded to the longest of them. B = rows, L = tokens."""
+    """Rows of one worker, padded to the longest of them. B = rows, L = tokens, P = positions that a loss is about."""
 
     rows: np.ndarray
     """Which rows of the split, int64."""
     input_ids_BL: Tensor
     attention_mask_BL: Tensor
-    labels_B: Tensor
+    labels_P: Tensor
+    """What is right at each position: a class, or the next token."""
+    positions_P: np.ndarray
+    """Number of each position on the split's flat axis, int64."""
+    places_P: Tensor | None
+    """Where each position's answer is among B × L, flat; None: each row has one."""
     count: int
-    """Rows of the whole batch, over all workers."""
+    """Positions of the whole batch, over all workers."""
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on ``device``."""
-        tensors = (self.input_ids_BL, self.attention_mask_BL, self.labels_B)
-        ids, mask, labels = (tensor.to(device, non_blocking=True) for tensor in tensors)
-        return Batch(self.rows, ids, mask, labels, self.count)
+        return replace(
+            self,
+            input_ids_BL=self.input_ids_BL.to(device, non_blocking=True),
+            attention_mask_BL=self.attention_mask_BL.to(device, non_blocking=True),
+            labels_P=self.labels_P.to(device, non_blocking=True),
+            places_P=None if self.places_P is None else self.places_P.to(device, non_blocking=True),
+        )
+
+    def at_positions(self, values: Tensor) -> Tensor:
+        """P × C: those of a model's outputs (B × C, or B × L × C) that belong to the positions."""
+        return values if self.places_P is None else values.flatten(0, 1)[self.places_P]
 
 
 def epoch_batches(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -55,18 +68,21 @@ def sorted_batches(lengths: np.ndarray, *, batch_size: int) -> list[np.ndarray]:
 
 
 def collate(tokens: Tokens, rows: Sequence[int] | np.ndarray, *, pad_id: int, count: int | None = None) -> Batch:
-    """The rows as one batch; ``count`` where they are only a worker's share of it."""
+    """The rows as one batch; ``count`` where their positions are only a worker's share of it."""
+    rows = np.asarray(rows)
     ids = [tokens.ids(int(row)) for row in rows]
     padded = np.full((len(ids), max(map(len, ids))), pad_id, dtype=np.int64)
     mask = np.zeros_like(padded)
     for index, row in enumerate(ids):
         padded[index, : len(row)] = row
         mask[index, : len(row)] = 1
-    labels = tokens.labels[np.asarray(rows)]
+    labels, positions, places = tokens.targets(rows, length=padded.shape[1])
     return Batch(
-        rows=np.asarray(rows),
+        rows=rows,
         input_ids_BL=torch.from_numpy(padded),
         attention_mask_BL=torch.from_numpy(mask),
-        labels_B=torch.from_numpy(labels),
-        count=len(ids) if count is None else count,
+        labels_P=torch.from_numpy(labels),
+        positions_P=positions,
+        places_P=None if places is None else torch.from_numpy(places),
+        count=len(positions) if count is None else count,
     )

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,24 +65,25 @@ def pad_id(model: Any) -> int:
     return int(model.config.pad_token_id or 0)
 
 
+def num_classes(model: Any) -> int:
+    """Between how many answers the model's logits choose: labels, or tokens."""
+    head = model.get_output_embeddings()
+    return int(model.config.num_labels if head is None else head.weight.shape[0])
+
+
 @torch.no_grad()
 def logits(model: Any, tokens: Tokens, *, context: Context, ranks: Ranks) -> Tensor:
-    """The model's logits for every row, rows × labels, float32, on the processor; workers share the rows.
+    """The model's logits at every position, positions × classes, float32, on the processor; workers share the rows.
 
     The model is asked in evaluation mode and is then as it was.
     """
     device, training = next(model.parameters()).device, model.training
-    answers = torch.zeros(len(tokens), len(context.labels))
+    answers = torch.zeros(tokens.num_positions(), num_classes(model))
     model.eval()
     with autocast(context, device), fast_attention(model, longest=int(tokens.lengths.max()), context=context):
         for rows in sorted_batches(tokens.lengths, batch_size=_ASKED_ROWS)[ranks.rank :: ranks.size]:
             batch = collate(tokens, rows, pad_id=pad_id(model)).to(device)
             found = model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits
-            answers[torch.from_numpy(rows)] = found.float().cpu()
+            answers[torch.from_numpy(batch.positions_P)] = batch.at_positions(found).float().cpu()
     model.train(training)
     return ranks.all_reduce(answers)
-
-
-def predictions(model: Any, tokens: Tokens, *, context: Context, ranks: Ranks) -> np.ndarray:
-    """The label (int64) that the model gives each row."""
-    return logits(model, tokens, context=context, ranks=ranks).argmax(dim=-1).numpy()

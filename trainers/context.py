@@ -21,8 +21,10 @@ class Context:
     """Folder of each base model, by its fingerprint."""
     tokens: Mapping[str, Mapping[str, str]]
     """Artifact of the tokenised rows: model fingerprint → split (train, validation, test) → fingerprint."""
+    kind: str = "classification"
+    """What a model answers with; picks the entry of ``trainers.kinds``."""
     labels: tuple[str, ...]
-    """Names of the classes; a row's label is an index into them."""
+    """Names of the classes; a row's label is an index into them. None where answers are text."""
     metric: str = "accuracy"
     threads: int = 1
     """CPU threads that one worker may use."""

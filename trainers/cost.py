@@ -1,38 +1,26 @@
 """What it costs to serve a shape at a precision on a target: known before anything is trained.
 
-Weights do not matter, so the graphs are filled at random. Latency is a ratio to a reference graph that is timed in
-turn with it, call by call: what slows the machine slows both, and cancels.
+Weights do not matter: only shapes are measured. Latency is a ratio to a reference that is timed in turn with it, call
+by call: what slows the machine slows both, and cancels.
 """
 
-import ctypes
 import dataclasses
-import gc
 import io
 import statistics
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import onnxruntime
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spaces.plan import Shape
 from spaces.targets import TARGETS, Precision, Target
-from trainers import onnx_graph
 from trainers.context import Context
-from trainers.deploy import ensure_export, load_graph, write_graph
-from trainers.roofline import GraphFacts, energy_j, graph_facts, least_ms
-from trainers.serving import feeds, open_session
+from trainers.kinds import kind_of
+from trainers.roofline import GraphFacts, energy_j, least_ms
 from trainers.storage import Storage
 
-CALLS = 60
-WARM_UP = 10
-_MEASURED = "cpu"
+MEASURED = "cpu"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,37 +64,12 @@ class Probe(Protocol):
 
 
 def probe(shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int) -> CostRow:
-    """Measure ``shape`` at ``precision`` in ONNX Runtime on one thread of this process.
+    """Measure ``shape`` at ``precision``, as the context's kind serves it, on one thread of this process.
 
     Memory is a rise of this process's own: run it in one that has measured nothing before.
     """
-    graph = _random_graph(shape, context)
-    facts = graph_facts(graph, sequence_length=sequence_length)
-    with tempfile.TemporaryDirectory(prefix="distune-") as folder:
-        file = write_graph(graph, precision=precision, folder=Path(folder))
-        reference_file = write_graph(_random_graph(reference, context), precision="fp32", folder=Path(folder) / "ref")
-        del graph
-        size_mb = file.stat().st_size / 1e6
-        session, memory_mb = _load_and_run(file, sequence_length)
-        reference_session, _ = _load_and_run(reference_file, sequence_length)
-    times, reference_times = _time_in_turn(session, reference_session, sequence_length)
-    reference_ms = float(np.median(reference_times))
-    ratio = float(np.median(times / reference_times))
-    return CostRow(
-        shape=shape,
-        precision=precision,
-        target=_MEASURED,
-        estimated=False,
-        latency_ms=ratio * reference_ms,
-        latency_p95_ms=max(ratio * reference_ms, float(np.quantile(times, 0.95))),
-        latency_ratio=ratio,
-        reference_ms=reference_ms,
-        size_mb=size_mb,
-        memory_mb=memory_mb,
-        energy_j=energy_j(facts, precision, TARGETS[_MEASURED]),
-        sequence_length=sequence_length,
-        **dataclasses.asdict(facts),
-    )
+    measure = kind_of(context).probe
+    return measure(shape, precision, context, reference=reference, sequence_length=sequence_length)
 
 
 def estimate(measured: CostRow, graph_facts: GraphFacts, target: Target) -> CostRow:
@@ -178,59 +141,6 @@ def _with_one_reference(rows: Sequence[CostRow]) -> list[CostRow]:
         )
         for row in rows
     ]
-
-
-def _random_graph(shape: Shape, context: Context) -> Any:
-    graph, sources = load_graph(ensure_export(shape, context))
-    return onnx_graph.fill_randomly(graph, sources)
-
-
-def _load_and_run(file: Path, length: int) -> tuple[onnxruntime.InferenceSession, float]:
-    """A session that has answered, and by how many MB (10⁶ bytes) the process's peak rose above what it held before."""
-    _release_free_memory()
-    before = psutil.Process().memory_info().rss
-    session = open_session(file)
-    _call(session, length)
-    return session, max(0.0, (_peak_bytes() - before) / 1e6)
-
-
-def _release_free_memory() -> None:
-    """Give freed memory back and start the peak anew, where the system can (Linux with glibc)."""
-    gc.collect()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return
-
-
-def _peak_bytes() -> int:
-    """The peak of resident memory since it was started anew; elsewhere than on Linux, what is resident now."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return int(psutil.Process().memory_info().rss)
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def _time_in_turn(
-    session: onnxruntime.InferenceSession, reference: onnxruntime.InferenceSession, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Times of both in ms, call by call; which goes first alternates, since the second finds the caches fuller."""
-    times = np.empty((CALLS, 2))
-    for call in range(-WARM_UP, CALLS):
-        for which in (0, 1) if call % 2 else (1, 0):
-            elapsed = _call((session, reference)[which], length)
-            if call >= 0:
-                times[call, which] = elapsed
-    return times[:, 0], times[:, 1]
-
-
-def _call(session: onnxruntime.InferenceSession, length: int) -> float:
-    inputs = feeds(np.ones(length, dtype=np.int64))
-    started = time.perf_counter()
-    session.run(["logits"], inputs)
-    return (time.perf_counter() - started) * 1e3
 
 
 def _flat(row: CostRow) -> dict[str, Any]:

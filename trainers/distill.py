@@ -22,13 +22,13 @@ def distill(model: Any, job: Job) -> tuple[Any, Fitted]:
 
 
 def taught_loss(stage: Distill, log_probs: np.ndarray) -> Loss:
-    """The stage's loss against a teacher's log-probabilities of every training row."""
+    """The stage's loss against a teacher's log-probabilities at every position of the training rows."""
 
     def loss(logits: Tensor, batch: Batch, share: float) -> Tensor:
-        teacher = torch.from_numpy(log_probs[batch.rows]).to(logits.device)
+        teacher = torch.from_numpy(log_probs[batch.positions_P]).to(logits.device)
         alpha = stage.alpha + (stage.alpha_end - stage.alpha) * share
         return soft_label_loss(
-            logits, teacher, batch.labels_B, temperature=stage.temperature, alpha=alpha, count=batch.count
+            logits, teacher, batch.labels_P, temperature=stage.temperature, alpha=alpha, count=batch.count
         )
 
     return loss

@@ -29,7 +29,7 @@ def finetune(model: Any, job: Job) -> tuple[Any, Fitted]:
 
 def gold_loss(logits: Tensor, batch: Batch, _share: float) -> Tensor:
     """Cross-entropy with the gold labels."""
-    return cross_entropy(logits, batch.labels_B, count=batch.count)
+    return cross_entropy(logits, batch.labels_P, count=batch.count)
 
 
 def add_adapters(model: Any, lora: Lora) -> Any:

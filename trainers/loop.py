@@ -18,18 +18,18 @@ from spaces.plan import Plan
 from spaces.stages import Optimisation
 from trainers.batches import Batch, collate, epoch_batches
 from trainers.checkpoints import Checkpoint, Standing, gather, restore
-from trainers.compute import autocast, fast_attention, pad_id, pick_device, predictions
+from trainers.compute import autocast, fast_attention, pad_id, pick_device
 from trainers.context import Context, Heartbeat, Progress, Report, unhurried
 from trainers.embeddings import train_used_rows, used_ids
-from trainers.evaluate import quality, split_tokens
+from trainers.kinds import kind_of, split_tokens
 from trainers.ranks import Ranks
 
 _HEARTBEAT_STEPS = 4
 """Between two heartbeats. Counted in steps, so that all workers of a plan make them together."""
 
 Loss = Callable[[Tensor, Batch, float], Tensor]
-"""From logits (rows × labels), their batch and the share of all steps done (0 at the first, 1 at the last): the loss,
-summed over the rows at hand and divided by ``batch.count``."""
+"""From logits (positions × classes), their batch and the share of all steps done (0 at the first, 1 at the last): the
+loss, summed over the positions at hand and divided by ``batch.count``."""
 
 
 class TrainingError(Exception):
@@ -132,7 +132,7 @@ class _Fit:
         torch.manual_seed(self.job.seed("epoch", epoch, self.job.ranks.rank))
         settings = self.job.optimisation
         batches = epoch_batches(self.lengths, batch_size=settings.batch_size, seed=self.job.plan.seed, epoch=epoch)
-        return sum(self._step(rows) * len(rows) for rows in batches) / len(self.tokens)
+        return sum(self._step(rows) * self.tokens.num_positions(rows) for rows in batches) / self.tokens.num_positions()
 
     def _step(self, rows: Any) -> float:
         self._set_rate()
@@ -151,11 +151,12 @@ class _Fit:
         own = rows[ranks.rank :: ranks.size]
         # A worker without a row still has to know which weights get a gradient; its row counts for nothing.
         weight = 1.0 if len(own) else 0.0
-        batch = collate(self.tokens, own if len(own) else rows[:1], pad_id=pad_id(self.model), count=len(rows))
+        count = self.tokens.num_positions(rows)
+        batch = collate(self.tokens, own if len(own) else rows[:1], pad_id=pad_id(self.model), count=count)
         batch = batch.to(self.device)
         with autocast(self.job.context, self.device):
             logits = self.model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits
-        loss = weight * self.loss(logits, batch, self.steps / max(1, self.total_steps - 1))
+        loss = weight * self.loss(batch.at_positions(logits), batch, self.steps / max(1, self.total_steps - 1))
         loss.backward()
         return loss.detach()
 
@@ -190,8 +191,9 @@ class _Fit:
             return None
         context = self.job.context
         tokens = split_tokens(context, base=self.job.plan.base, split="validation")
-        found = predictions(self.model, tokens, context=context, ranks=self.job.ranks)
-        return quality(context.metric, tokens.labels, found).value
+        kind = kind_of(context)
+        answers = kind.ask(self.model, tokens, context=context, ranks=self.job.ranks)
+        return kind.quality(answers, tokens, context=context).value
 
     def _tell(self, entry: dict[str, Any]) -> None:
         progress = Progress(

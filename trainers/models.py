@@ -165,7 +165,7 @@ def select_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTraine
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        student = new_classifier(cut_config(model.config, layers))
+        student = type(model)._from_config(cut_config(model.config, layers)).eval()
     problems = student.load_state_dict(_kept_weights(model, layers), strict=False)
     if differing := [*problems.missing_keys, *problems.unexpected_keys]:
         raise ModelError(
@@ -175,7 +175,7 @@ def select_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTraine
     return student.train(model.training)
 
 
-def save_classifier(model: "PreTrainedModel", folder: Path) -> None:
+def save_model(model: "PreTrainedModel", folder: Path) -> None:
     """Write ``model.safetensors`` and ``config.json`` to ``folder``, readable like any file there.
 
     Raises:

@@ -16,8 +16,9 @@ from trainers.checkpoints import Checkpoint
 from trainers.context import Context, Heartbeat, Report, Stopped, Suspended, unhurried
 from trainers.distill import distill
 from trainers.finetune import finetune
+from trainers.kinds import kind_of
 from trainers.loop import Fitted, Job, TrainingError
-from trainers.models import ModelError, load_classifier, save_classifier, select_layers
+from trainers.models import ModelError, save_model, select_layers
 from trainers.ranks import Ranks
 
 STAGES: dict[str, Callable[[Any, Job], tuple[Any, Fitted]]] = {"finetune": finetune, "distill": distill}
@@ -122,7 +123,7 @@ def _start_model(job: Job) -> Any:
     start = _trained_start(plan)
     folder = _find(start, context).folder if start else _base_folder(plan, context)
     dropout = job.optimisation.dropout
-    model = load_classifier(folder, labels=context.labels, dropout=dropout, seed=plan.seed)
+    model = kind_of(context).load(folder, context, dropout=dropout, seed=plan.seed)
     for stage in plan.stages[len(start.stages) if start else 0 : -1]:
         assert isinstance(stage, SelectLayers), f"{stage.kind} neither trains nor cuts"
         model = select_layers(model, stage.layers)
@@ -144,7 +145,7 @@ def _publish(model: Any, fitted: Fitted, job: Job) -> None:
         "peak_memory_mb": _peak_memory_mb(),
     }
     with job.context.store.publish(job.plan.fingerprint, about) as folder:
-        save_classifier(model, folder)
+        save_model(model, folder)
     Checkpoint(job.context, job.plan.fingerprint).remove()
 
 

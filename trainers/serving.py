@@ -1,9 +1,12 @@
 """Asking a deployed graph: ONNX Runtime, one request at a time, one thread."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+
+from trainers.tokens import Tokens
 
 
 def open_session(onnx_file: Path) -> onnxruntime.InferenceSession:
@@ -19,3 +22,18 @@ def feeds(ids: np.ndarray) -> dict[str, np.ndarray]:
     """The inputs of a deployed graph for one row of token ids."""
     row = np.asarray(ids, dtype=np.int64)[None]
     return {"input_ids": row, "attention_mask": np.ones_like(row)}
+
+
+def predict(onnx_file: Path, tokens: Tokens, *, threads: int) -> np.ndarray:
+    """The label (int64) that a deployed graph gives each row, on ``threads`` threads.
+
+    Rows go one by one, as they are served: a dynamically quantised graph takes the range of its activations from the
+    whole batch, so that its answers would depend on a row's neighbours.
+    """
+    session = open_session(onnx_file)
+
+    def label(row: int) -> int:
+        return int(session.run(["logits"], feeds(tokens.ids(row)))[0][0].argmax())
+
+    with ThreadPoolExecutor(threads) as pool:
+        return np.fromiter(pool.map(label, range(len(tokens))), dtype=np.int64, count=len(tokens))

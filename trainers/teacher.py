@@ -13,8 +13,8 @@ from spaces.plan import Plan
 from trainers.artifacts import Artifact
 from trainers.compute import logits, pick_device
 from trainers.context import Context
-from trainers.evaluate import split_tokens
-from trainers.models import ModelError, load_classifier
+from trainers.kinds import kind_of, split_tokens
+from trainers.model_files import ModelError
 from trainers.ranks import Ranks, solo
 
 FILE = "teacher.arrow"
@@ -58,7 +58,7 @@ def _log_probs(teacher: Plan, context: Context, ranks: Ranks) -> Tensor:
     trained = context.store.find(teacher.fingerprint)
     if trained is None:
         raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {context.artifacts}; train it first")
-    model = load_classifier(trained.folder, labels=context.labels).to(pick_device())
+    model = kind_of(context).load(trained.folder, context).to(pick_device())
     tokens = split_tokens(context, base=teacher.base, split="train")
     return torch.log_softmax(logits(model, tokens, context=context, ranks=ranks), dim=-1)
 

@@ -1,7 +1,7 @@
 """Tokenised rows: written once per data, tokenizer and length, then memory-mapped by everyone who reads them."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,25 +19,60 @@ _BLOCK_ROWS = 1000
 
 
 class Tokens:
-    """Rows as token ids, mapped from an Arrow file: opening allocates nothing, whatever the number of rows."""
+    """Rows as token ids, mapped from an Arrow file: opening allocates nothing, whatever the number of rows.
+
+    What a loss is computed at are *positions*, numbered on one flat axis over all rows: a row has one or many.
+    """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         lists = batch.column("input_ids")
         self._values: np.ndarray = lists.values.to_numpy(zero_copy_only=True)
         self._offsets: np.ndarray = lists.offsets.to_numpy(zero_copy_only=True)
-        self.labels: np.ndarray = batch.column("label").to_numpy(zero_copy_only=True).astype(np.int64)
-        """Class of each row, int64."""
         self.lengths: np.ndarray = np.diff(self._offsets).astype(np.int64)
         """Number of tokens of each row, special ones included, int64."""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.lengths)
 
     def ids(self, row: int) -> np.ndarray:
         """Token ids of one row, int64; an array of one's own."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is outside 0 … {len(self) - 1}")
         return self._values[self._offsets[row] : self._offsets[row + 1]].astype(np.int64)
+
+    def num_positions(self, rows: np.ndarray | None = None) -> int:
+        """How many positions ``rows`` have; without them, all."""
+        raise NotImplementedError
+
+    def targets(self, rows: np.ndarray, *, length: int) -> "Targets":
+        """The positions of ``rows``, padded to ``length`` tokens, in order."""
+        raise NotImplementedError
+
+
+class Targets(NamedTuple):
+    """The positions of some rows. P = positions; arrays of int64."""
+
+    labels_P: np.ndarray
+    """What is right at each position."""
+    positions_P: np.ndarray
+    """Number of each position on the split's flat axis."""
+    places_P: np.ndarray | None
+    """Where the answer for each position is among rows × padded length, flat; None: a model gives one answer a row."""
+
+
+class LabelledTokens(Tokens):
+    """Rows with a class each; every row is one position."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        super().__init__(batch)
+        self.labels: np.ndarray = batch.column("label").to_numpy(zero_copy_only=True).astype(np.int64)
+        """Class of each row, int64."""
+
+    def num_positions(self, rows: np.ndarray | None = None) -> int:
+        return len(self if rows is None else rows)
+
+    def targets(self, rows: np.ndarray, *, length: int) -> Targets:  # noqa: ARG002
+        return Targets(self.labels[rows], rows, None)
 
 
 def tokenise(rows: Rows, model: "ModelInfo", store: ArtifactStore, *, max_tokens: int) -> Artifact:
@@ -65,10 +100,15 @@ def tokenise(rows: Rows, model: "ModelInfo", store: ArtifactStore, *, max_tokens
     return published
 
 
-def open_tokens(artifact: Artifact) -> Tokens:
+def open_tokens(artifact: Artifact) -> LabelledTokens:
     """The rows of an artifact of ``tokenise``."""
+    return LabelledTokens(read_batch(artifact))
+
+
+def read_batch(artifact: Artifact) -> pa.RecordBatch:
+    """The mapped columns of tokenised rows."""
     with pa.memory_map(str(artifact.folder / FILE)) as source:
-        return Tokens(pa.ipc.open_file(source).get_batch(0))
+        return pa.ipc.open_file(source).get_batch(0)
 
 
 def _token_ids(texts: tuple[str, ...], model: "ModelInfo", length: int) -> Iterator[np.ndarray]:

@@ -1,0 +1,45 @@
+"""The kinds of task, and which one a context is about."""
+
+from trainers.context import Context
+from trainers.kinds.kind import Answers, Kind
+from trainers.model_files import ModelError
+from trainers.storage import StorageError
+from trainers.tokens import Tokens
+
+__all__ = ["Answers", "Kind", "kind_of", "named_kind", "split_tokens"]
+
+
+def kind_of(context: Context) -> Kind:
+    """What carries out a task of the context's kind."""
+    return named_kind(context.kind)
+
+
+def named_kind(name: str) -> Kind:
+    """The kind called ``name``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    # Each is imported where it is asked for: what one serves with the other does not need.
+    if name == "classification":
+        from trainers.kinds.classification import Classification
+
+        return Classification()
+    raise ValueError(f"kind of task {name!r} is not known; expected classification")
+
+
+def split_tokens(context: Context, *, base: str, split: str) -> Tokens:
+    """The tokenised rows of a split for the model with fingerprint ``base``.
+
+    Raises:
+        ModelError: there is no such split.
+        StorageError: its artifact is gone.
+    """
+    splits = context.tokens.get(base, {})
+    if split not in splits:
+        raise ModelError(f"no tokenised {split!r} rows for model {base[:12]}…; there are {sorted(splits)}")
+    artifact = context.store.find(splits[split])
+    if artifact is None:
+        # Written before the first plan and needed by all of them.
+        raise StorageError(f"{context.artifacts}: the tokenised {split!r} rows are gone")
+    return kind_of(context).open_tokens(artifact)

@@ -1,0 +1,60 @@
+"""Texts in, one label each: an encoder with a head, served by ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spaces.plan import Plan, Shape
+from spaces.targets import Precision
+from trainers import graph_cost, metrics
+from trainers.artifacts import Artifact
+from trainers.compute import logits
+from trainers.context import Context
+from trainers.cost import CostRow
+from trainers.datasets import Rows
+from trainers.deploy import deploy, ensure_export
+from trainers.metrics import Quality
+from trainers.models import ModelInfo, inspect_model, load_classifier
+from trainers.ranks import Ranks
+from trainers.serving import predict
+from trainers.tokens import LabelledTokens, open_tokens, tokenise
+
+
+class Classification:
+    """Answers are indices into the context's labels."""
+
+    def inspect(self, reference: str) -> ModelInfo:
+        return inspect_model(reference)
+
+    def load(self, folder: Path, context: Context, *, dropout: float = 0.0, seed: int = 0) -> Any:
+        return load_classifier(folder, labels=context.labels, dropout=dropout, seed=seed)
+
+    def tokenise(self, rows: Rows, model: ModelInfo, context: Context, *, max_tokens: int) -> Artifact:
+        return tokenise(rows, model, context.store, max_tokens=max_tokens)
+
+    def open_tokens(self, artifact: Artifact) -> LabelledTokens:
+        return open_tokens(artifact)
+
+    def ask(self, model: Any, tokens: LabelledTokens, *, context: Context, ranks: Ranks) -> np.ndarray:
+        return logits(model, tokens, context=context, ranks=ranks).argmax(dim=-1).numpy()
+
+    def quality(self, answers: np.ndarray, tokens: LabelledTokens, *, context: Context) -> Quality:
+        return metrics.quality(context.metric, tokens.labels, answers)
+
+    def predictions(self, answers: np.ndarray) -> tuple[int, ...]:
+        return tuple(answers.tolist())
+
+    def deploy(self, model: Artifact, *, plan: Plan, precision: Precision, context: Context, folder: Path) -> Path:
+        return deploy(model, plan=plan, precision=precision, context=context, folder=folder)
+
+    def serve(self, deployed: Path, tokens: LabelledTokens, *, context: Context) -> np.ndarray:
+        return predict(deployed, tokens, threads=context.threads)
+
+    def prepare_probe(self, shape: Shape, context: Context) -> None:
+        ensure_export(shape, context)
+
+    def probe(
+        self, shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
+    ) -> CostRow:
+        return graph_cost.probe(shape, precision, context, reference=reference, sequence_length=sequence_length)

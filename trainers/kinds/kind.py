@@ -1,0 +1,61 @@
+"""What differs between kinds of task. Loop, stages, teacher and search know of a kind by this protocol alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from spaces.plan import Plan, Shape
+from spaces.targets import Precision
+from trainers.artifacts import Artifact
+from trainers.context import Context
+from trainers.metrics import Quality
+from trainers.models import ModelInfo
+from trainers.ranks import Ranks
+from trainers.tokens import Tokens
+
+if TYPE_CHECKING:
+    # Which looks its kind up itself.
+    from trainers.cost import CostRow
+
+Answers = np.ndarray
+"""What a model said to each row of a split, in its order: labels (int64), or texts."""
+
+
+class Kind(Protocol):
+    """One kind of task. Has no state: everything comes with the context. ``tokens`` are what ``open_tokens`` gave."""
+
+    def inspect(self, reference: str) -> ModelInfo:
+        """A pretrained model of the user's, found and checked without loading its weights. Raises ``ModelError``."""
+
+    def load(self, folder: Path, context: Context, *, dropout: float = 0.0, seed: int = 0) -> Any:
+        """The model in ``folder``, float32, in evaluation mode; what it lacks for the task depends on ``seed``."""
+
+    def tokenise(self, rows: Any, model: ModelInfo, context: Context, *, max_tokens: int) -> Artifact:
+        """The tokens of ``rows`` for ``model``, written once."""
+
+    def open_tokens(self, artifact: Artifact) -> Tokens:
+        """The rows of an artifact of ``tokenise``."""
+
+    def ask(self, model: Any, tokens: Any, *, context: Context, ranks: Ranks) -> Answers:
+        """What ``model``, on its device and as it is in training, answers; workers share the rows."""
+
+    def quality(self, answers: Answers, tokens: Any, *, context: Context) -> Quality:
+        """The context's metric of ``answers``."""
+
+    def predictions(self, answers: Answers) -> tuple[int, ...]:
+        """The label of each row; empty where answers are not labels."""
+
+    def deploy(self, model: Artifact, *, plan: Plan, precision: Precision, context: Context, folder: Path) -> Path:
+        """Write what serves ``model`` at ``precision`` into ``folder``; returns it. The same model, the same bytes."""
+
+    def serve(self, deployed: Path, tokens: Any, *, context: Context) -> Answers:
+        """What a result of ``deploy`` answers, as it is served."""
+
+    def prepare_probe(self, shape: Shape, context: Context) -> None:
+        """Make what ``probe`` needs of ``shape`` and what can be kept."""
+
+    def probe(
+        self, shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
+    ) -> "CostRow":
+        """Measure what serving ``shape`` at ``precision`` costs, on one thread of this process."""
