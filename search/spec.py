@@ -21,7 +21,7 @@ from spaces.space import PARAMETERS, Range, Space
 from spaces.stages import Optimisation
 from spaces.strategies import CATALOGUE
 from spaces.targets import PRECISIONS, TARGETS, Precision
-from spaces.task import Task
+from spaces.task import Task, default_metric
 
 if TYPE_CHECKING:
     from trainers.models import ModelInfo
@@ -68,8 +68,8 @@ class Spec(Section):
         search, task = raw.get("search") or {}, raw.get("task")
         if not isinstance(search, dict) or search.get("objectives") is not None:
             return raw
-        metric = task.get("metric", "accuracy") if isinstance(task, dict) else getattr(task, "metric", "accuracy")
-        known = metric if metric in QUALITY_METRICS else "accuracy"
+        metric = _metric(task) if isinstance(task, dict) else getattr(task, "metric", None)
+        known = metric if metric in QUALITY_METRICS else default_metric("classification")
         return {**raw, "search": {**search, "objectives": [known, "latency_ms"]}}
 
     @model_validator(mode="after")
@@ -196,7 +196,7 @@ def _leaves(spec: Spec) -> Iterator[tuple[str, Any]]:
 def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     """What does not go together, in a spec that may be wrong in other ways too: those parts are passed over."""
     task, search = _section(raw, "task"), _section(raw, "search")
-    metric = task.get("metric", "accuracy")
+    metric = _metric(task)
     found: list[tuple[Key, str]] = []
     if task.get("kind") == "generation":
         found.append((("task", "kind"), "generation comes in a later version; use classification"))
@@ -245,6 +245,10 @@ def _wrong_precisions(precisions: Sequence[str], raw: Mapping[str, Any]) -> Iter
                 ("search", "space", "quantization"),
                 f"found {precision}; none of the targets {', '.join(targets)} runs it; expected {served}",
             )
+
+
+def _metric(task: Mapping[str, Any]) -> Any:
+    return task.get("metric") or default_metric(task.get("kind"))
 
 
 def _section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:

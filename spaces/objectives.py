@@ -31,6 +31,9 @@ OBJECTIVES: dict[str, Objective] = {
     for objective in (
         Objective(name="accuracy", direction="max", unit="", known=False, summary="share of right labels"),
         Objective(name="macro_f1", direction="max", unit="", known=False, summary="mean F1 over the labels"),
+        Objective(name="exact_match", direction="max", unit="", known=False, summary="share of right answers"),
+        Objective(name="rouge_l", direction="max", unit="", known=False, summary="longest common subsequence, F1"),
+        Objective(name="perplexity", direction="min", unit="", known=False, summary="of the right responses' tokens"),
         Objective(name="latency_ms", direction="min", unit="ms", known=True, summary="median time of one request"),
         Objective(name="latency_p95_ms", direction="min", unit="ms", known=True, summary="95th percentile of it"),
         Objective(name="size_mb", direction="min", unit="MB", known=True, summary="size on disk, 10⁶ bytes"),
@@ -39,7 +42,7 @@ OBJECTIVES: dict[str, Objective] = {
         Objective(name="train_seconds", direction="min", unit="s", known=False, summary="training, as if alone"),
     )
 }
-QUALITY_METRICS = ("accuracy", "macro_f1")
+QUALITY_METRICS = ("accuracy", "macro_f1", "exact_match", "rouge_l", "perplexity")
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

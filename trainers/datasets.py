@@ -3,26 +3,36 @@
 No text is in two splits, and neither the split nor the rows' fingerprint depends on the order of the rows in train.
 """
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from spaces.canonical import fingerprint
-from spaces.objectives import nearest
 from spaces.task import BUILTIN, Task
 from trainers.docstrings import docstring_rows
-from trainers.readers import DataError, Pairs, meant, read_pairs
+from trainers.readers import Column, DataError, Pairs, label_name, meant, read_rows, text_value
+from trainers.splits import (
+    Words,
+    content_hash,
+    drop_shared,
+    encodable,
+    no_rows_left,
+    note_missing,
+    read_builtin,
+    read_splits,
+    unused_keys,
+)
 
 __all__ = ["DataError", "Rows", "TaskRows", "load_task"]
 
 BUILTINS: dict[str, Callable[[], Mapping[str, Pairs]]] = {"docstrings": docstring_rows}
 
 _SHOWN = 5
+_WORDS = Words("text", "label")
 
 Labelled = list[tuple[str, str]]
 """(text, label) of each row, both there."""
@@ -70,15 +80,15 @@ def load_task(task: Task, *, seed: int, folder: Path) -> TaskRows:
     Raises:
         DataError: all that is wrong with all splits.
     """
-    notes = [f"task.{name} is not used by this version" for name in ("unlabeled", "retain") if getattr(task, name)]
-    splits = _read(task, folder, notes)
-    _drop_shared(splits, notes)
+    notes = unused_keys(task)
+    splits = read_splits(task, partial(_read, task=task, folder=folder, notes=notes))
+    drop_shared(splits, _WORDS, notes)
     if "validation" not in splits:
         assert isinstance(task.validation, float)
         splits["validation"], splits["train"] = _set_aside(splits["train"], task.validation, seed, notes)
     if task.limit is not None:
         splits["train"] = _limited(splits["train"], task.limit, seed)
-    splits["train"].sort(key=lambda pair: (_hash(seed, pair[0]), pair[1]))
+    splits["train"].sort(key=lambda pair: (content_hash(seed, pair[0]), pair[1]))
     labels = sorted_labels({label for _, label in splits["train"]})
     if problems := _unusable(splits, labels):
         raise DataError(problems)
@@ -100,76 +110,20 @@ def sorted_labels(labels: set[str]) -> tuple[str, ...]:
         return tuple(sorted(labels))
 
 
-def _read(task: Task, folder: Path, notes: list[str]) -> dict[str, Labelled]:
-    splits: dict[str, Labelled] = {}
-    problems: list[str] = []
-    for split, source in _sources(task).items():
-        try:
-            splits[split] = _present(split, _pairs(split, source, task, folder), notes)
-        except DataError as error:
-            problems += [f"task.{split}: {problem}" for problem in error.problems]
-    if problems:
-        raise DataError(problems)
-    return splits
+def _read(split: str, source: str, *, task: Task, folder: Path, notes: list[str]) -> Labelled:
+    if source.startswith(BUILTIN):
+        pairs = read_builtin(source, BUILTINS, split)
+    else:
+        pairs = read_rows(source, _columns(task), folder=folder)
+    note_missing(pairs, split, _WORDS, notes)
+    return [(encodable(text), label) for text, label in pairs if text is not None and label is not None]
 
 
-def _sources(task: Task) -> dict[str, str]:
-    """Where each split comes from. A built-in train brings its own validation and test."""
-    own = task.train if task.builtin else None
-    validation = task.validation if isinstance(task.validation, str) else own
-    found = {"train": task.train, "validation": validation, "test": task.test or own}
-    return {split: source for split, source in found.items() if source is not None}
-
-
-def _pairs(split: str, source: str, task: Task, folder: Path) -> Pairs:
-    if not source.startswith(BUILTIN):
-        return read_pairs(source, text=task.text, label=task.label, folder=folder)
-    name = source.removeprefix(BUILTIN)
-    if name not in BUILTINS:
-        raise DataError([f"{source}: there are no such rows{nearest(name, BUILTINS)}"])
-    return BUILTINS[name]()[split]
-
-
-def _present(split: str, pairs: Pairs, notes: list[str]) -> Labelled:
-    labelled = [(_encodable(text), label) for text, label in pairs if text is not None and label is not None]
-    no_text = sum(text is None for text, _ in pairs)
-    no_label = len(pairs) - len(labelled) - no_text
-    for count, what in ((no_text, "text"), (no_label, "label")):
-        if count:
-            notes.append(f"{split}: {count} of {len(pairs)} rows without a {what} left out")
-    if not labelled:
-        raise DataError([f"none of the {len(pairs)} rows has a text and a label"])
-    return labelled
-
-
-def _encodable(text: str) -> str:
-    """``text`` with a question mark for every half of a surrogate pair, which no tokenizer takes."""
-    return text.encode(errors="replace").decode()
-
-
-def _drop_shared(splits: dict[str, Labelled], notes: list[str]) -> None:
-    """Leave each text in one split alone: test before validation before train."""
-    order = [name for name in ("test", "validation", "train") if name in splits]
-    for position, kept in enumerate(order):
-        known: dict[str, set[str]] = defaultdict(set)
-        for text, label in splits[kept]:
-            known[text].add(label)
-        for other in order[position + 1 :]:
-            shared = [pair for pair in splits[other] if pair[0] in known]
-            if shared:
-                differing = sum(label not in known[text] for text, label in shared)
-                clause = f", {differing} of them with another label there" if differing else ""
-                notes.append(f"{other}: {len(shared)} rows whose text is also in {kept} left out{clause}")
-                splits[other] = [pair for pair in splits[other] if pair[0] not in known]
-    _note_contradictions(splits["train"], notes)
-
-
-def _note_contradictions(pairs: Labelled, notes: list[str]) -> None:
-    labels: dict[str, set[str]] = defaultdict(set)
-    for text, label in pairs:
-        labels[text].add(label)
-    if count := sum(len(found) > 1 for found in labels.values()):
-        notes.append(f"train: {count} texts occur with different labels")
+def _columns(task: Task) -> tuple[Column, ...]:
+    return (
+        Column(key="text", name=task.text, parse=text_value("text")),
+        Column(key="label", name=task.label, parse=label_name),
+    )
 
 
 def _set_aside(pairs: Labelled, share: float, seed: int, notes: list[str]) -> tuple[Labelled, Labelled]:
@@ -184,7 +138,9 @@ def _set_aside(pairs: Labelled, share: float, seed: int, notes: list[str]) -> tu
     counts = {label: len(texts) for label, texts in by_class.items()}
     wanted = quotas(counts, max(1, round(share * sum(counts.values()))), most=lambda count: count - 1)
     chosen = {text for label, texts in by_class.items() for text in texts[: wanted[label]]}
-    validation = sorted((pair for pair in pairs if pair[0] in chosen), key=lambda pair: (_hash(seed, pair[0]), pair[1]))
+    validation = sorted(
+        (pair for pair in pairs if pair[0] in chosen), key=lambda pair: (content_hash(seed, pair[0]), pair[1])
+    )
     return validation, [pair for pair in pairs if pair[0] not in chosen]
 
 
@@ -194,7 +150,7 @@ def _limited(pairs: Labelled, limit: int, seed: int) -> Labelled:
         raise DataError([f"task.limit: found {limit}; train has {len(counts)} classes; give at least one row for each"])
     wanted = quotas(counts, limit, least=1)
     kept = []
-    for text, label in sorted(pairs, key=lambda pair: (_hash(seed, pair[0]), pair[1])):
+    for text, label in sorted(pairs, key=lambda pair: (content_hash(seed, pair[0]), pair[1])):
         if wanted[label] > 0:
             wanted[label] -= 1
             kept.append((text, label))
@@ -228,19 +184,13 @@ def _texts_by_class(pairs: Labelled, seed: int) -> dict[str, list[str]]:
     for text, label in pairs:
         label_of[text] = min(label, label_of.get(text, label))
     by_class: dict[str, list[str]] = defaultdict(list)
-    for text in sorted(label_of, key=lambda text: _hash(seed, text)):
+    for text in sorted(label_of, key=lambda text: content_hash(seed, text)):
         by_class[label_of[text]].append(text)
     return dict(by_class)
 
 
-def _hash(seed: int, text: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{text}".encode()).digest()
-
-
 def _unusable(splits: Mapping[str, Labelled], labels: Sequence[str]) -> list[str]:
-    problems = [
-        f"task.{split}: no rows are left; add rows, or name a file with others" for split in splits if not splits[split]
-    ]
+    problems = no_rows_left(splits)
     if len(labels) == 1:
         problems.append(f"task.train: found one class only, {labels[0]!r}; expected at least two")
     known = set(labels)

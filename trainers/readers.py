@@ -1,4 +1,4 @@
-"""Labelled texts from files: JSON lines, CSV, TSV, Parquet, globs of them, object stores, the Hugging Face hub.
+"""Rows of texts from files: JSON lines, CSV, TSV, Parquet, globs of them, object stores, the Hugging Face hub.
 
 What cannot be read is named by file and line, all of it at once.
 """
@@ -8,7 +8,8 @@ import io
 import json
 import math
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from trainers.storage import Storage, StorageError
 
 Pairs = list[tuple[str | None, str | None]]
 """(text, label) of each row; None where it is missing."""
+Values = tuple[str | None, ...]
+"""What a row has in each of the columns that were asked for; None where it is missing."""
 
 _SHOWN = 5
 """Problems of one kind that are shown before the rest is only counted."""
@@ -38,24 +41,38 @@ class DataError(ValueError):
         super().__init__("\n".join(problems))
 
 
-def read_pairs(source: str, *, text: str, label: str, folder: Path) -> Pairs:
-    """The rows of a file, a glob or a URI; ``text`` and ``label`` are columns, relative paths start at ``folder``.
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column to read."""
+
+    key: str
+    """The key below ``task`` that names it."""
+    name: str
+    """Its name in the data."""
+    parse: Callable[[Any], str | None]
+    """From a value to its text; None where it is missing. Raises ``ValueError`` for what it does not take."""
+    optional: bool = False
+    """Whether the data may do without it: every row then lacks it."""
+
+
+def read_rows(source: str, columns: Sequence[Column], *, folder: Path) -> list[Values]:
+    """The rows of a file, a glob or a URI, each its values in ``columns``; relative paths start at ``folder``.
 
     Raises:
         DataError: all that cannot be read, with file and line.
     """
     if source.startswith("hf://"):
-        return _from_table(read_hub(source), source, text=text, label=label)
-    pairs: Pairs = []
+        return _from_table(read_hub(source), source, columns)
+    rows: list[Values] = []
     problems: list[str] = []
     for name in [source] if "://" in source else _find_files(source, folder):
         try:
-            pairs += _read_file(name, _read_bytes(name), text=text, label=label)
+            rows += _read_file(name, _read_bytes(name), columns)
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
-    return pairs
+    return rows
 
 
 def read_hub(source: str) -> pa.Table:
@@ -98,7 +115,7 @@ def label_name(value: Any) -> str | None:
     Raises:
         ValueError: it is neither text, a whole number nor a truth value.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if _is_missing(value):
         return None
     if isinstance(value, bool):
         return str(value).lower()
@@ -109,12 +126,35 @@ def label_name(value: Any) -> str | None:
     raise ValueError(f"label is {reprlib.repr(value)}; expected text, a whole number, true or false")
 
 
-def _text(value: Any) -> str | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if not isinstance(value, str):
-        raise ValueError(f"text is {reprlib.repr(value)}; expected text")
-    return value if value.strip() else None
+def text_value(key: str) -> Callable[[Any], str | None]:
+    """What reads a column of texts as they are, blank ones as missing; ``key`` is for the errors."""
+
+    def parse(value: Any) -> str | None:
+        if _is_missing(value):
+            return None
+        if not isinstance(value, str):
+            raise ValueError(f"{key} is {reprlib.repr(value)}; expected text")
+        return value if value.strip() else None
+
+    return parse
+
+
+def answer_value(key: str) -> Callable[[Any], str | None]:
+    """What reads a column of texts or numbers, without the white space around them; ``key`` is for the errors."""
+
+    def parse(value: Any) -> str | None:
+        if _is_missing(value):
+            return None
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError(f"{key} is {reprlib.repr(value)}; expected text or a number")
+        whole = isinstance(value, float) and value.is_integer()
+        return str(int(value) if whole else value).strip() or None
+
+    return parse
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _find_files(source: str, folder: Path) -> list[str]:
@@ -149,26 +189,27 @@ def _read_bytes(name: str) -> bytes:
         raise DataError([f"{name}: cannot be read: {error}"]) from error
 
 
-def _read_file(name: str, content: bytes, *, text: str, label: str) -> Pairs:
+def _read_file(name: str, content: bytes, columns: Sequence[Column]) -> list[Values]:
     suffix = Path(name).suffix.lower()
     if not content.strip():
-        raise DataError([f"{name}: is empty; expected rows with columns {text!r} and {label!r}"])
+        wanted = " and ".join(repr(column.name) for column in columns if not column.optional)
+        raise DataError([f"{name}: is empty; expected rows with columns {wanted}"])
     if suffix in _JSON:
-        pairs = _read_json(name, _decode(name, content), text=text, label=label)
+        rows = _read_json(name, _decode(name, content), columns)
     elif suffix in _DELIMITERS:
-        pairs = _read_csv(name, content, text=text, label=label, delimiter=_DELIMITERS[suffix])
+        rows = _read_csv(name, content, columns, delimiter=_DELIMITERS[suffix])
     elif suffix in _PARQUET:
         try:
             table = pq.read_table(pa.BufferReader(content))
         except (pa.ArrowException, OSError) as error:
             raise DataError([f"{name}: is no whole Parquet file: {error}"]) from error
-        pairs = _from_table(table, name, text=text, label=label)
+        rows = _from_table(table, name, columns)
     else:
         known = ", ".join([*_JSON, *_DELIMITERS, *_PARQUET])
         raise DataError([f"{name}: found a file of type {suffix or 'none'!r}; expected one of {known}"])
-    if not pairs:
+    if not rows:
         raise DataError([f"{name}: has no rows"])
-    return pairs
+    return rows
 
 
 def _decode(name: str, content: bytes) -> str:
@@ -182,15 +223,13 @@ def _decode(name: str, content: bytes) -> str:
         raise DataError([f"{name}: {problem}"]) from error
 
 
-def _read_json(name: str, content: str, *, text: str, label: str) -> Pairs:
+def _read_json(name: str, content: str, columns: Sequence[Column]) -> list[Values]:
     problems: list[str] = []
     objects = list(_json_objects(content, problems))
     if problems:
         raise _too_many(name, problems)
-    columns = list(dict.fromkeys(key for _, row in objects for key in row))
-    _require_columns(name, columns, text=text, label=label)
-    rows = ((f"line {line}", row.get(text), row.get(label)) for line, row in objects)
-    return _check(name, rows)
+    _require_columns(name, list(dict.fromkeys(key for _, row in objects for key in row)), columns)
+    return _check(name, columns, ((f"line {line}", [row.get(c.name) for c in columns]) for line, row in objects))
 
 
 def _json_objects(content: str, problems: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -210,7 +249,7 @@ def _json_objects(content: str, problems: list[str]) -> Iterator[tuple[int, Mapp
             problems.append(f"line {number}: found {type(row).__name__}; expected one object a line, {{…}}")
 
 
-def _read_csv(name: str, content: bytes, *, text: str, label: str, delimiter: str) -> Pairs:
+def _read_csv(name: str, content: bytes, columns: Sequence[Column], *, delimiter: str) -> list[Values]:
     _decode(name, content)
     ragged: list[str] = []
 
@@ -223,52 +262,54 @@ def _read_csv(name: str, content: bytes, *, text: str, label: str, delimiter: st
     # One block, so that a text of any length fits; one thread, so that rows have numbers.
     reading = pacsv.ReadOptions(use_threads=False, block_size=len(content) + 1)
     parsing = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note)
-    strings = pacsv.ConvertOptions(column_types={text: pa.string(), label: pa.string()}, strings_can_be_null=False)
+    types = {column.name: pa.string() for column in columns}
+    strings = pacsv.ConvertOptions(column_types=types, strings_can_be_null=False)
     try:
         table = pacsv.read_csv(
             io.BytesIO(content), read_options=reading, parse_options=parsing, convert_options=strings
         )
     except pa.ArrowException as error:
         raise DataError([f"{name}: is no CSV that can be read: {error}"]) from error
-    _require_columns(name, table.column_names, text=text, label=label)
+    _require_columns(name, table.column_names, columns)
     if ragged:
         raise _too_many(name, [f"{problem}; put quotes around values that hold a {delimiter!r}" for problem in ragged])
-    return _from_table(table, name, text=text, label=label)
+    return _from_table(table, name, columns)
 
 
-def _from_table(table: pa.Table, name: str, *, text: str, label: str) -> Pairs:
-    _require_columns(name, table.column_names, text=text, label=label)
-    texts, labels = table.column(text).to_pylist(), table.column(label).to_pylist()
-    return _check(name, ((f"row {row}", *pair) for row, pair in enumerate(zip(texts, labels, strict=True), 1)))
+def _from_table(table: pa.Table, name: str, columns: Sequence[Column]) -> list[Values]:
+    _require_columns(name, table.column_names, columns)
+    nothing = [None] * table.num_rows
+    lists = [table.column(c.name).to_pylist() if c.name in table.column_names else nothing for c in columns]
+    return _check(name, columns, ((f"row {row}", values) for row, values in enumerate(zip(*lists, strict=True), 1)))
 
 
-def _require_columns(name: str, columns: list[str], *, text: str, label: str) -> None:
-    others = [column for column in columns if column not in (text, label)]
+def _require_columns(name: str, found: list[str], columns: Sequence[Column]) -> None:
+    wanted = list(dict.fromkeys(column.name for column in columns))
+    others = [column for column in found if column not in wanted]
     problems = [
-        f"{name}: no column {column!r} (task.{key}); found are {', '.join(columns)}{meant(column, others)}"
-        for key, column in (("text", text), ("label", label))
-        if column not in columns
+        f"{name}: no column {column.name!r} (task.{column.key}); found are {', '.join(found)}"
+        f"{meant(column.name, others)}"
+        for column in columns
+        if column.name not in found and not column.optional
     ]
     problems += [
-        f"{name}: column {column!r} is there twice; rename one of them"
-        for column in dict.fromkeys((text, label))
-        if columns.count(column) > 1
+        f"{name}: column {column!r} is there twice; rename one of them" for column in wanted if found.count(column) > 1
     ]
     if problems:
         raise DataError(problems)
 
 
-def _check(name: str, rows: Iterator[tuple[str, Any, Any]]) -> Pairs:
-    pairs: Pairs = []
+def _check(name: str, columns: Sequence[Column], rows: Iterable[tuple[str, Sequence[Any]]]) -> list[Values]:
+    parsed: list[Values] = []
     problems = []
-    for place, text, label in rows:
+    for place, values in rows:
         try:
-            pairs.append((_text(text), label_name(label)))
+            parsed.append(tuple(column.parse(value) for column, value in zip(columns, values, strict=True)))
         except ValueError as error:
             problems.append(f"{place}: {error}")
     if problems:
         raise _too_many(name, problems)
-    return pairs
+    return parsed
 
 
 def _too_many(name: str, problems: Sequence[str]) -> DataError:
