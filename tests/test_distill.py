@@ -8,6 +8,7 @@ import pytest
 import torch
 from training_task import LABELS, finetuning, fitting, plan_of, tiny_context
 
+from spaces.canonical import fingerprint
 from spaces.stages import Chain, Distill, SelectLayers
 from trainers.batches import collate
 from trainers.context import Context, Progress
@@ -17,7 +18,7 @@ from trainers.losses import soft_label_loss
 from trainers.models import ModelError, load_classifier
 from trainers.ranks import solo
 from trainers.run_stage import missing_prefixes, plan_seconds, run_plan
-from trainers.teacher import outputs_fingerprint, teacher_outputs
+from trainers.teacher import Full, Sampled, TopK, outputs_fingerprint, teacher_outputs
 
 EXPERT = finetuning()
 TEACHER = plan_of(EXPERT)
@@ -66,6 +67,15 @@ def test_the_outputs_are_computed_once(taught: Context) -> None:
 def test_other_rows_have_other_outputs(taught: Context) -> None:
     other = dataclasses.replace(taught, tokens={"base": {"train": taught.tokens["base"]["validation"]}})
     assert outputs_fingerprint(TEACHER, other) != outputs_fingerprint(TEACHER, taught)
+
+
+def test_outputs_kept_in_full_have_the_name_they_always_had(taught: Context) -> None:
+    tokens = taught.tokens["base"]["train"]
+    identity = {"kind": "teacher_outputs", "teacher": TEACHER.fingerprint, "tokens": tokens, "version": 1}
+    forms = (None, TopK(k=2), Sampled(num_draws=50), Sampled(num_draws=50, seed=1))
+    names = [outputs_fingerprint(TEACHER, taught, form=form) for form in forms]
+    assert names[0] == fingerprint(identity) == outputs_fingerprint(TEACHER, taught, form=Full())
+    assert len(set(names)) == len(names)
 
 
 def test_an_untrained_teacher_is_an_error(taught: Context) -> None:

@@ -1,23 +1,21 @@
-"""What a teacher answers to the training rows: computed once, kept as an Arrow file, memory-mapped by every student."""
+"""What a teacher answers to the training rows: computed once, kept in full, memory-mapped by every student."""
 
 import time
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import torch
 from torch import Tensor
 
 from spaces.canonical import fingerprint
 from spaces.plan import Plan
-from trainers.artifacts import Artifact
 from trainers.compute import logits, pick_device
 from trainers.context import Context
 from trainers.kinds import kind_of, split_tokens
 from trainers.model_files import ModelError
 from trainers.ranks import Ranks, solo
+from trainers.teacher.forms import Form, Full, form_note
+from trainers.teacher.store import open_outputs, write_outputs
 
-FILE = "teacher.arrow"
 _VERSION = 1
 
 
@@ -29,11 +27,11 @@ class TeacherOutputs:
     seconds: float
 
 
-def outputs_fingerprint(teacher: Plan, context: Context) -> str:
-    """The name of the outputs of ``teacher`` on the training rows."""
+def outputs_fingerprint(teacher: Plan, context: Context, *, form: Form | None = None) -> str:
+    """The name of the outputs of ``teacher`` on the training rows, kept in ``form``, or in full."""
     tokens = context.tokens.get(teacher.base, {}).get("train")
     identity = {"kind": "teacher_outputs", "teacher": teacher.fingerprint, "tokens": tokens, "version": _VERSION}
-    return fingerprint(identity)
+    return fingerprint(identity | form_note(form or Full()))
 
 
 def teacher_outputs(teacher: Plan, context: Context, *, ranks: Ranks | None = None) -> TeacherOutputs:
@@ -46,38 +44,26 @@ def teacher_outputs(teacher: Plan, context: Context, *, ranks: Ranks | None = No
     name = outputs_fingerprint(teacher, context)
     if not ranks.on_first(lambda: context.store.has(name)):
         started = time.perf_counter()
-        answers = _log_probs(teacher, context, ranks)
+        answers = _answers(teacher, context, ranks)
         ranks.on_first(lambda: _publish(name, answers, context, seconds=time.perf_counter() - started))
     found = context.store.find(name)
     if found is None:
         raise ModelError(f"{name[:12]}…: the teacher's outputs are not in {context.artifacts}; workers must share it")
-    return TeacherOutputs(_open(found), found.about["seconds"])
+    # All rows were written as one block.
+    (block,) = open_outputs(found.folder, temperature=1.0).blocks
+    return TeacherOutputs(block[0], found.about["seconds"])
 
 
-def _log_probs(teacher: Plan, context: Context, ranks: Ranks) -> Tensor:
+def _answers(teacher: Plan, context: Context, ranks: Ranks) -> Tensor:
     trained = context.store.find(teacher.fingerprint)
     if trained is None:
         raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {context.artifacts}; train it first")
     model = kind_of(context).load(trained.folder, context).to(pick_device())
     tokens = split_tokens(context, base=teacher.base, split="train")
-    return torch.log_softmax(logits(model, tokens, context=context, ranks=ranks), dim=-1)
+    return logits(model, tokens, context=context, ranks=ranks)
 
 
-def _publish(name: str, log_probs: Tensor, context: Context, *, seconds: float) -> None:
-    about = {"kind": "teacher_outputs", "rows": len(log_probs), "seconds": seconds}
-    values = pa.array(log_probs.flatten().numpy())
-    column = pa.FixedSizeListArray.from_arrays(values, log_probs.shape[1])
-    batch = pa.record_batch({"log_probs": column})
-    with (
-        context.store.publish(name, about) as folder,
-        pa.OSFile(str(folder / FILE), "wb") as sink,
-        pa.ipc.new_file(sink, batch.schema) as writer,
-    ):
-        writer.write_batch(batch)
-
-
-def _open(artifact: Artifact) -> np.ndarray:
-    with pa.memory_map(str(artifact.folder / FILE)) as source:
-        column = pa.ipc.open_file(source).get_batch(0).column("log_probs")
-    # Not `flatten()`, which would copy.
-    return column.values.to_numpy(zero_copy_only=True).reshape(len(column), -1)
+def _publish(name: str, answers: Tensor, context: Context, *, seconds: float) -> None:
+    about = {"kind": "teacher_outputs", "rows": len(answers), "seconds": seconds}
+    with context.store.publish(name, about) as folder, write_outputs(folder, Full()) as outputs:
+        outputs.add(range(len(answers)), answers)

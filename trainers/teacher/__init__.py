@@ -1,0 +1,20 @@
+"""What a teacher answers, kept on disk for every student: in full, its likeliest classes, or draws."""
+
+from trainers.teacher.forms import Form, Full, Sampled, Targets, TopK
+from trainers.teacher.outputs import TeacherOutputs, outputs_fingerprint, teacher_outputs
+from trainers.teacher.store import Outputs, OutputsWriter, open_outputs, write_outputs
+
+__all__ = [
+    "Form",
+    "Full",
+    "Outputs",
+    "OutputsWriter",
+    "Sampled",
+    "Targets",
+    "TeacherOutputs",
+    "TopK",
+    "open_outputs",
+    "outputs_fingerprint",
+    "teacher_outputs",
+    "write_outputs",
+]
