@@ -74,7 +74,7 @@ def test_every_operation_number_of_steps_and_way_of_asking_is_frequent(problems:
 
 def test_the_commonest_answer_is_rare(problems: dict[str, list[Problem]]) -> None:
     answers = Counter(problem.response for problem in problems["train"])
-    assert answers.most_common(1)[0][1] < 0.05 * len(problems["train"])
+    assert answers.most_common(1)[0][1] < 0.1 * len(problems["train"])
 
 
 def test_no_calculation_is_in_two_problems(problems: dict[str, list[Problem]]) -> None:
@@ -98,7 +98,7 @@ def test_facts_are_right_and_complete() -> None:
     known = facts()
     assert len(known) == len(set(known))
     sums = {(step.left, step.right) for step in known if step.sign == "+"}
-    assert sums == {(a, b) for a in range(1, 100) for b in range(1, 100) if a + b <= 99}
+    assert sums == {(a, b) for a in range(1, 30) for b in range(1, 30) if a + b <= 30}
     for step in known:
         assert computed(f"{step}.") == (step.result, [(step.left, step.sign, step.right)])
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -155,6 +155,7 @@ def test_limit_keeps_that_many_rows_of_train(tmp_path: Path) -> None:
     assert limited.validation.fingerprint == whole.validation.fingerprint
 
 
+@settings(deadline=None)
 @given(share=st.floats(0.01, 0.99), seed=st.integers(0, 3), shuffled=st.randoms())
 def test_the_split_is_disjoint_and_free_of_order(
     share: float, seed: int, shuffled: Any, tmp_path_factory: pytest.TempPathFactory
@@ -191,7 +192,7 @@ def test_arithmetic_brings_its_splits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "key", "expected"),
+    ("given_keys", "key", "expected"),
     [
         ({"kind": "generation", "text": "t"}, "text", "kind generation takes no such key; name columns by prompt"),
         ({"kind": "generation", "label": "t"}, "label", "found 't'; kind generation takes no such key"),
@@ -204,9 +205,9 @@ def test_arithmetic_brings_its_splits() -> None:
         ({"train": "builtin:arithmetic"}, "train", "set task.kind: generation"),
     ],
 )
-def test_keys_of_the_other_kind_are_refused_by_name(settings: dict[str, Any], key: str, expected: str) -> None:
+def test_keys_of_the_other_kind_are_refused_by_name(given_keys: dict[str, Any], key: str, expected: str) -> None:
     with pytest.raises(ValidationError) as raised:
-        Task(**{"train": "x", **settings})
+        Task(**{"train": "x", **given_keys})
     (problem,) = raised.value.errors()
     assert problem["loc"] == (key,)
     assert expected in problem["msg"]
