@@ -141,6 +141,9 @@ def _of_result(result: Result, variant: Measured) -> dict[str, Any]:
         "train_seconds": result.train_seconds,
         "prefix_seconds_saved": max(0.0, result.train_seconds - result.spent_seconds),
         "overhead_seconds": result.overhead_seconds,
+        "train_memory_mb": result.train_memory_mb,
+        "overfit": result.overfit,
+        "forgetting": result.forgetting,
         "host": result.host,
     }
 

@@ -55,11 +55,10 @@ def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
         rows = measure_costs(prepared, storage, measure=probe_apart, say=say, before=export_shapes(prepared.context))
         space = feasible_space(prepared, rows)
         draws = first_draws(space, prepared.goals)
-        splits = {"train": prepared.rows.train, "validation": prepared.rows.validation, "test": prepared.rows.test}
         costs = [_cost(row, prepared.space.base_layers, prepared.goals.broken_known) for row in _known(rows)]
         return Foresight(
             name=spec.name,
-            rows={name: len(split) for name, split in splits.items() if split is not None},
+            rows={name: len(split) for name, split in prepared.rows.splits.items()},
             labels=len(prepared.rows.labels),
             strategies=space.strategies,
             student_layers=space.student_layers,

@@ -168,11 +168,9 @@ def first_draws(space: Space, goals: Goals) -> tuple[Draw, ...]:
 
 
 def _tokenise(rows: TaskRows, model: ModelInfo, context: Context, max_tokens: int) -> dict[str, str]:
-    splits = {"train": rows.train, "validation": rows.validation, "test": rows.test}
     return {
         name: kind_of(context).tokenise(split, model, context, max_tokens=max_tokens).fingerprint
-        for name, split in splits.items()
-        if split is not None
+        for name, split in rows.splits.items()
     }
 
 

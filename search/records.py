@@ -52,9 +52,12 @@ class Record:
     """How much of it was not spent, because the result was there already."""
     overhead_seconds: float | None = None
     """Time of the trial beside training: deployment, evaluation, waiting."""
+    train_memory_mb: float | None = None
+    """The largest peak of memory among the plan's stages, 10⁶ bytes."""
     forgetting: float | None = None
+    """What the trained model has lost on the task's `retain` rows; positive: lost."""
     overfit: float | None = None
-    """Train metric minus validation metric."""
+    """Train metric minus validation metric, before deployment."""
     curve: Sequence[tuple[float, float]] = ()
     """(fidelity, quality) at each report of the plan's last stage."""
     seed: int = 0

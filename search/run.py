@@ -288,7 +288,7 @@ def _scaled(points: NDArray[np.float64], goals: Goals) -> NDArray[np.float64]:
         return points
     scaled = points.copy()
     for column, name in enumerate(goals.objectives):
-        if OBJECTIVES[name].direction == "min":
+        if OBJECTIVES[name].direction == "min" and OBJECTIVES[name].by_factor:
             scaled[:, column] = np.log(np.maximum(points[:, column], 1e-12))
     with np.errstate(invalid="ignore"):
         low = np.nanmin(scaled, axis=0)

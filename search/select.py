@@ -16,7 +16,7 @@ from search.pareto import non_dominated
 from search.question import Question, Wish
 from search.reasons import nothing_fits, reasons, why_dropped, why_lost
 from search.records import Record
-from spaces.objectives import Constraint, nearest
+from spaces.objectives import OBJECTIVES, QUALITY_METRICS, Constraint, nearest
 
 WISHES = ("knee", "quality", "cost")
 Predictions = Callable[[str], Sequence[int]]
@@ -178,10 +178,13 @@ def _comparer(
 
 
 def _scores(kept: Sequence[Record], question: Question) -> list[tuple[float, float]]:
-    """What is to be largest, and quality to settle ties. Costs are compared by their logarithm, all within [0, 1]."""
+    """What is to be largest, and quality to settle ties. Costs are within [0, 1], most of them by their logarithm."""
     quality = np.array([question.value(record, question.metric) for record in kept])
     costs = np.array([question.cost_values(record) for record in kept]).reshape(len(kept), -1)
-    costs = np.apply_along_axis(_unit, 0, np.log(np.maximum(costs, 1e-12))) if costs.size else np.zeros((len(kept), 1))
+    for column, name in enumerate(question.costs):
+        values = costs[:, column]
+        costs[:, column] = _unit(np.log(np.maximum(values, 1e-12)) if OBJECTIVES[name].by_factor else values)
+    costs = costs if costs.size else np.zeros((len(kept), 1))
     total = _wished(_unit(quality), costs, question)
     return [(round(float(score), 12), float(value)) for score, value in zip(total, quality, strict=True)]
 
@@ -203,7 +206,7 @@ def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _record_to_json(record: Record, choice: Choice) -> dict[str, Any]:
-    costs = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j", "train_seconds")
+    costs = [name for name in OBJECTIVES if name not in QUALITY_METRICS]
     return {
         "record_id": record.record_id,
         "strategy": record.strategy,
@@ -214,5 +217,5 @@ def _record_to_json(record: Record, choice: Choice) -> dict[str, Any]:
         choice.metric: record.quality,
         f"{choice.metric}_low": record.quality_low,
         f"{choice.metric}_high": record.quality_high,
-        **{name: getattr(record, name) for name in costs},
+        **{name: record.value(name, choice.metric) for name in costs},
     }

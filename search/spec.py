@@ -200,6 +200,7 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     found: list[tuple[Key, str]] = []
     if task.get("kind") == "generation":
         found.append((("task", "kind"), "generation comes in a later version; use classification"))
+    found += _nothing_to_forget(task, search)
     if metric in QUALITY_METRICS:
         found += _wrong_objectives(_texts(search.get("objectives")), metric)
         found += _wrong_constraints(_texts(search.get("constraints")), metric)
@@ -208,6 +209,17 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     if precisions and "fp32" not in precisions:
         found += _baseline_missing(_texts(search.get("constraints")))
     return found
+
+
+def _nothing_to_forget(task: Mapping[str, Any], search: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
+    if task.get("retain"):
+        return
+    problem = "{} is measured on rows of another kind than the task's; name labelled ones in task.retain, or drop it"
+    if "forgetting" in _texts(search.get("objectives")):
+        yield ("search", "objectives"), problem.format("forgetting")
+    for constraint in _parsed(_texts(search.get("constraints"))):
+        if constraint.name == "forgetting":
+            yield ("search", "constraints"), problem.format(repr(constraint.text))
 
 
 def _wrong_objectives(objectives: Sequence[str], metric: str) -> Iterator[tuple[Key, str]]:

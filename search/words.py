@@ -13,6 +13,7 @@ _SHORT = {
     "memory_mb": "memory",
     "energy_j": "energy",
     "train_seconds": "training",
+    "train_memory_mb": "training memory",
     "macro_f1": "macro F1",
 }
 
@@ -32,6 +33,8 @@ def say(name: str, value: float | None) -> str:
         return f"{value:.3f}"
     if name.endswith("seconds"):
         return say_duration(value)
+    if name in ("forgetting", "overfit"):
+        return f"{value:+.3f}"
     unit = OBJECTIVES[name].unit if name in OBJECTIVES else ""
     return f"{_three_digits(value)} {unit}".strip()
 

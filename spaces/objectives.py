@@ -24,6 +24,8 @@ class Objective:
     known: bool
     """Whether shape, precision and target alone decide it, so that it is known before training."""
     summary: str
+    by_factor: bool = True
+    """Whether it is above zero always, so that its logarithm tells how far two values are apart."""
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -40,6 +42,23 @@ OBJECTIVES: dict[str, Objective] = {
         Objective(name="memory_mb", direction="min", unit="MB", known=True, summary="memory of the serving process"),
         Objective(name="energy_j", direction="min", unit="J", known=True, summary="energy of one request, estimated"),
         Objective(name="train_seconds", direction="min", unit="s", known=False, summary="training, as if alone"),
+        Objective(name="train_memory_mb", direction="min", unit="MB", known=False, summary="peak memory of training"),
+        Objective(
+            name="forgetting",
+            direction="min",
+            unit="",
+            known=False,
+            summary="accuracy lost on the rows of task.retain",
+            by_factor=False,
+        ),
+        Objective(
+            name="overfit",
+            direction="min",
+            unit="",
+            known=False,
+            summary="train metric minus validation metric",
+            by_factor=False,
+        ),
     )
 }
 QUALITY_METRICS = ("accuracy", "macro_f1", "exact_match", "rouge_l", "perplexity")

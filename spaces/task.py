@@ -46,9 +46,9 @@ class Task(Frozen):
     test: Source | None = None
     """Rows on which the front is confirmed; nothing is chosen by them."""
     unlabeled: Source | None = None
-    """More texts without labels."""
+    """More texts; labels are not read. Strategies that make labels of their own use them."""
     retain: Source | None = None
-    """General rows on which forgetting is measured."""
+    """Labelled rows of another kind than the task's, on which forgetting is measured."""
     text: Column = "text"
     """Column of the texts."""
     label: Column = "label"

@@ -59,6 +59,8 @@ class RunSettings:
     rows: int = 600
     labels: tuple[str, ...] = ("torch", "ray", "sympy", "pandas")
     confirmed: bool = True
+    forgetting: float | None = None
+    """Of a model of one layer; twice that of two, and so on. None: not measured."""
     hostile: str = ""
     """Text that is put wherever a user's or an error's text may stand."""
 
@@ -238,6 +240,7 @@ def _with_quality(record: Record, plan: Plan, settings: RunSettings, truth: np.n
             "quality_low": share - half,
             "quality_high": share + half,
             "overfit": 0.11,
+            "forgetting": None if settings.forgetting is None else layers * settings.forgetting - 0.01,
             "curve": ((0.33, share - 0.06), (0.67, share - 0.02), (1.0, share)),
             "predictions": tuple(int(value) for value in np.where(right, truth, wrong)),
         }

@@ -148,6 +148,9 @@ def _result(world, proposal, spent, faults):
         curve=world.artifacts[plan.fingerprint][1],
         train_seconds=alone,
         spent_seconds=spent,
+        train_memory_mb=500.0,
+        overfit=0.1,
+        forgetting=None,
         overhead_seconds=1.0,
         host="node",
     )

@@ -318,9 +318,21 @@ def test_no_number_means_any_of_them(value):
     )
     conductor.complete(
         0,
-        Result(variants=variants, curve=(), train_seconds=1.0, spent_seconds=1.0, overhead_seconds=0.0, host="node"),
+        Result(
+            variants=variants,
+            curve=(),
+            train_seconds=1.0,
+            spent_seconds=1.0,
+            train_memory_mb=500.0,
+            overfit=0.1,
+            forgetting=-0.02,
+            overhead_seconds=0.0,
+            host="node",
+        ),
     )
     assert set(statuses(world).values()) == {"failed"}
+    for record in ledger_of(world).records:
+        assert (record.train_memory_mb, record.overfit, record.forgetting) == (500.0, 0.1, -0.02)
 
 
 def test_shapes_that_are_ruled_out_are_recorded_once_with_the_reason():

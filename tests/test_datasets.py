@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaces.task import Task
-from trainers.datasets import DataError, TaskRows, load_task, quotas, sorted_labels
+from trainers.datasets import RETAIN_ROWS, DataError, TaskRows, load_task, quotas, sorted_labels
 
 ROWS = [{"text": f"text {i}, with a comma", "label": ("red", "green", "blue")[i % 3]} for i in range(30)]
 
@@ -257,9 +258,68 @@ def test_limit_takes_the_same_share_of_each_class(tmp_path: Path) -> None:
     assert "task.limit: found 2; train has 3 classes" in problems(tmp_path, limit=2)
 
 
-def test_keys_without_effect_are_noted(tmp_path: Path) -> None:
+def test_unlabeled_texts_are_new_to_validation_and_test_and_there_once(tmp_path: Path) -> None:
     write(tmp_path, ROWS)
-    assert load(tmp_path, retain="x.jsonl").notes == ("task.retain is not used by this version",)
+    write(tmp_path, ROWS[:4], "val.jsonl")
+    write(tmp_path, [ROWS[5]], "test.jsonl")
+    more = [*ROWS[:6], {"text": "new"}, {"text": "new"}, {"text": None}, {"text": "newer", "label": [1]}]
+    files = {"validation": "val.jsonl", "test": "test.jsonl"}
+    plain = load(tmp_path, **files)
+    found = {}
+    for name, table in (("more.jsonl", more), ("more.csv", [{"n": 1, "text": row["text"]} for row in more])):
+        write(tmp_path, table, name)
+        rows = load(tmp_path, unlabeled=name, **files)
+        assert rows.unlabeled is not None
+        assert sorted(rows.unlabeled.texts) == ["new", "newer", ROWS[4]["text"]]
+        assert rows.unlabeled.labels.tolist() == [-1, -1, -1]
+        assert rows.fingerprint == plain.fingerprint and rows.labels == plain.labels
+        assert set(rows.notes) - set(plain.notes) == {
+            "unlabeled: 1 of 10 rows without a text left out",
+            "unlabeled: 1 rows whose text is there twice left out",
+            "unlabeled: 5 rows whose text is also in validation or test left out",
+        }
+        found[name] = rows.unlabeled.fingerprint
+    assert found["more.jsonl"] == found["more.csv"]
+    assert plain.unlabeled is None
+    assert set(rows.splits) == {"train", "validation", "test", "unlabeled"}
+
+
+def test_unlabeled_texts_that_are_of_no_use(tmp_path: Path) -> None:
+    write(tmp_path, ROWS)
+    write(tmp_path, ROWS[:4], "val.jsonl")
+    assert "task.unlabeled: no rows are left" in problems(tmp_path, validation="val.jsonl", unlabeled="val.jsonl")
+    write(tmp_path, [{"label": "red"}], "more.jsonl")
+    assert "no column 'text' (task.text); found are label" in problems(tmp_path, unlabeled="more.jsonl")
+    (tmp_path / "more.csv").write_text("")
+    assert "is empty; expected rows with columns 'text'" in problems(tmp_path, unlabeled="more.csv")
+
+
+def test_rows_to_retain_have_labels_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path, ROWS)
+    general = [{"text": f"general {i}", "label": ("verb", "noun")[i % 2]} for i in range(10)]
+    write(tmp_path, [*general, general[0], {"text": "none", "label": None}], "general.jsonl")
+    rows = load(tmp_path, retain="general.jsonl")
+    assert rows.retain is not None
+    assert sorted(zip(rows.retain.texts, rows.retain.labels.tolist(), strict=True)) == [
+        (f"general {i}", 1 - i % 2) for i in range(10)
+    ]
+    assert (rows.labels, rows.fingerprint) == (("blue", "green", "red"), load(tmp_path).fingerprint)
+    assert rows.notes == (
+        "retain: 1 of 12 rows without a label left out",
+        "retain: 1 rows whose text is there twice left out",
+    )
+    write(tmp_path, [general[0], general[1], general[3]], "general.jsonl")
+    expected = "task.retain: found 2 classes with 3 texts; expected at least two"
+    assert expected in problems(tmp_path, retain="general.jsonl")
+
+
+def test_of_many_rows_to_retain_some_are_used(tmp_path: Path) -> None:
+    write(tmp_path, ROWS)
+    write(tmp_path, [{"text": f"{i}", "label": "ab"[i % 4 == 0]} for i in range(RETAIN_ROWS + 400)], "general.jsonl")
+    rows = load(tmp_path, retain="general.jsonl")
+    assert rows.retain is not None
+    assert np.bincount(rows.retain.labels).tolist() == [3 * RETAIN_ROWS // 4, RETAIN_ROWS // 4]
+    assert rows.notes == ("retain: 4000 of 4400 rows used",)
 
 
 def test_identity_is_of_content_and_not_of_seed_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import uuid
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +71,21 @@ def test_what_was_written_is_read_again(storage):
     assert again.records == ledger.records == [dataclasses.replace(record, predictions=())]
     assert again.predictions(record.record_id) == [1, 0, 2]
     assert again.proposals == ledger.proposals == [_proposal()]
+
+
+def test_a_ledger_from_before_a_column_was_there_is_read(storage):
+    record = make_record(0, overfit=0.2, forgetting=0.1, train_memory_mb=700.0)
+    row = to_row(record, "accuracy")
+    new = ("train_memory_mb", "forgetting", "overfit")
+    table = pa.Table.from_pylist([{name: value for name, value in row.items() if name not in new}])
+    write_table(table, storage.child("records"), f"{record.record_id}.parquet")
+    old = Ledger(storage, metric="accuracy")
+    assert old.records == [dataclasses.replace(record, **dict.fromkeys(new))]
+    later = dataclasses.replace(record, record_id="t00001-fp32-cpu")
+    old.append(later)
+    again = Ledger(storage, metric="accuracy")
+    assert {r.record_id: r.overfit for r in again.records} == {record.record_id: None, later.record_id: 0.2}
+    assert again.table()["train_memory_mb"].null_count == 1
 
 
 def test_a_record_is_written_once_and_never_changed(storage):

@@ -99,6 +99,15 @@ def test_hypervolume_over_time_only_grows(run):
     assert 0 < values[-1] <= 1
 
 
+def test_hypervolume_with_a_cost_that_may_be_negative_by_hand(tmp_path):
+    make_run(tmp_path, RunSettings(trials=0, targets=("cpu",), objectives=("forgetting",)))
+    ledger = Ledger(Storage(tmp_path), metric="accuracy")
+    for number, (quality, lost) in enumerate([(0.5, -0.1), (0.7, 0.3), (0.6, 0.1)]):
+        ledger.append(make_record(number, quality=quality, forgetting=lost, finished_at=float(number)))
+    found = load_run(tmp_path).hypervolume_over_time()["hypervolume"].to_pylist()
+    assert found == pytest.approx([area / 1.21 for area in (0.11, 0.21, 0.21 + 0.25)])
+
+
 def test_hypervolume_of_a_run_by_hand(tmp_path):
     make_run(tmp_path, RunSettings(trials=0, targets=("cpu",)))
     ledger = Ledger(Storage(tmp_path), metric="accuracy")
@@ -175,6 +184,17 @@ def test_report_says_what_it_must(run):
     assert set(figures(build(run))) == {"front-cpu", "front-phone", "best", "over-time", "importance"}
 
 
+def test_what_training_does_beside_quality_is_shown_where_it_was_measured(run, tmp_path):
+    plain, other = build(run), build(_made(tmp_path, forgetting=0.02))
+    assert (plain.beside, other.beside) == (("overfit",), ("forgetting", "overfit"))
+    for report, there in ((plain, False), (other, True)):
+        front = figures(report)["front-cpu"]["data"]
+        (texts, *_) = (trace["text"] for trace in front if trace.get("showlegend") is False)
+        assert ("forgetting +" in texts[0], "overfit +0.110" in texts[0]) == (there, True)
+        assert ('<th class="number">forgetting</th>' in render_html(report)) == there
+        assert ("accuracy lost on the rows of task.retain" in _visible(render_html(report))) == there
+
+
 def test_the_policy_allows_these_scripts_and_no_others(run):
     page = render_html(build(run))
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
@@ -218,6 +238,7 @@ def test_plots_hold_every_complete_variant_once(run):
         ({"objectives": ("size_mb",)}, "size in MB"),
         ({"constraints": ("latency_ms <= 0.01",)}, "nearest miss"),
         ({"confirmed": False}, "Ship"),
+        ({"objectives": ("forgetting",), "forgetting": 0.02}, "forgetting"),
     ],
 )
 def test_runs_of_every_kind(tmp_path, settings, says):
@@ -295,6 +316,9 @@ def test_importance_of_what_explains_nothing_is_said_to_be_a_hint():
         ("size_mb", 417.2, "417 MB"),
         ("latency_ms", None, "–"),
         ("train_seconds", 200.0, "3 min 20 s"),
+        ("train_memory_mb", 512.3, "512 MB"),
+        ("forgetting", 0.0213, "+0.021"),
+        ("overfit", -0.1, "-0.100"),
     ],
 )
 def test_numbers_in_words(name, value, said):

@@ -192,6 +192,15 @@ def test_the_order_of_records_does_not_matter(points, wish, random):
     assert choose(records, **common) == first
 
 
+def test_costs_that_may_be_negative_are_compared_by_their_difference():
+    points = [(0.50, -0.01), (0.75, 0.01), (0.80, 0.2)]
+    records = [make_record(n, quality=q, forgetting=lost) for n, (q, lost) in enumerate(points)]
+    common = {"metric": "accuracy", "constraints": (), "target": "cpu", "labels": None, "baseline": None}
+    choice = choose(records, objectives=("accuracy", "forgetting"), predictions=lambda _: (), **common)
+    assert choice.record.number == 1
+    assert choice_to_json(choice)["record"]["forgetting"] == 0.01
+
+
 def test_choice_as_json_holds_the_numbers_and_every_reason():
     choice = _choose(CURVE)
     found = json.loads(json.dumps(choice_to_json(choice), allow_nan=False))

@@ -94,6 +94,8 @@ def test_examples_are_good_and_survive_a_round_trip(name: str, tmp_path: Path) -
         ),
         ("search.objectives", ["macro_f1", "size_mb"], "found macro_f1; expected the task's metric, accuracy"),
         ("search.constraints", ["size_mb < = 3"], "is not a constraint; write NAME <= NUMBER"),
+        ("search.objectives", ["accuracy", "forgetting"], "name labelled ones in task.retain"),
+        ("search.constraints", "forgetting <= 0.1", "'forgetting <= 0.1' is measured on rows of another kind"),
         ("search.constraints", ["macro_f1 > 0.5"], "is about another metric than the task's; constrain accuracy"),
         ("search.sampler", "known_cost", "'known_cost' is not in this version; use tpe or random"),
         ("search.seed", -1, "found -1; expected greater than or equal to 0"),
@@ -124,6 +126,13 @@ def test_each_mistake_is_told_with_its_key(key: str, value: Any, expected: str, 
     (problem,) = problems(tmp_path, changed(key, value))
     assert problem.startswith(key)
     assert expected in problem
+
+
+def test_forgetting_is_an_objective_where_there_are_rows_to_retain(tmp_path: Path) -> None:
+    overrides = ["task.retain=general.jsonl", "search.objectives=[accuracy, forgetting]"]
+    spec = load_spec(write(tmp_path, GOOD), [*overrides, "search.constraints=[forgetting <= 0.1]"])
+    assert spec.task.retain == str(tmp_path / "general.jsonl")
+    assert "forgetting" in spec.search.objectives
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from trainers.loop import TrainingError, new_optimizer, rate_share
 from trainers.metrics import quality
 from trainers.models import load_classifier
 from trainers.ranks import solo
-from trainers.run_stage import run_plan
+from trainers.run_stage import plan_memory_mb, run_plan
 from trainers.storage import Storage
 
 FULL = plan_of(finetuning())
@@ -265,6 +266,22 @@ def test_a_stage_learns_and_leaves_its_model_and_history(plan: Plan, context: Co
     found = logits(model, tokens, context=context, ranks=solo()).argmax(dim=-1).numpy()
     assert quality("accuracy", tokens.labels, found).value == told[-1].quality
     assert train(plan, context) == (artifact, [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak cannot be started anew")
+def test_each_stage_has_a_peak_of_its_own(context: Context) -> None:
+    ballast = torch.ones(100_000_000 // 4)
+    large = train(plan_of(finetuning(), seed=101), context)[0].about["peak_memory_mb"]
+    del ballast
+    small = train(plan_of(finetuning(), seed=102), context)[0].about["peak_memory_mb"]
+    assert 80 < large - small < 120
+
+
+def test_the_memory_of_a_plan_is_that_of_its_largest_stage(context: Context) -> None:
+    train(DISTILL, context)
+    parts = [context.store.about(part.fingerprint)["peak_memory_mb"] for part in DISTILL.trained_prefixes()]
+    assert len(parts) == 2
+    assert plan_memory_mb(DISTILL, context.store) == max(parts)
 
 
 def test_adapters_leave_the_embeddings_alone(context: Context) -> None:

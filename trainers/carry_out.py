@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from spaces.plan import Plan
 from spaces.targets import Precision
 from trainers.artifacts import Artifact
+from trainers.compute import pick_device
 from trainers.context import Context, Heartbeat, Report, unhurried
 from trainers.evaluate import evaluate_plan
+from trainers.forgetting import forgetting
+from trainers.kinds import kind_of
+from trainers.overfitting import overfit
 from trainers.ranks import Ranks
 from trainers.results import Measured, Result
-from trainers.run_stage import missing_prefixes, plan_seconds, run_plan
+from trainers.run_stage import missing_prefixes, plan_memory_mb, plan_seconds, run_plan
 
 
 def carry_out(
@@ -61,6 +65,7 @@ def _measure(
     began: float,
 ) -> Result:
     variants = measure(plan, precisions, context, split="validation")
+    asked = kind_of(context).load(model.folder, context).to(pick_device())
     spent = sum(_seconds(prefix, context) for prefix in trained)
     history = model.about["history"]
     return Result(
@@ -70,6 +75,9 @@ def _measure(
         ),
         train_seconds=plan_seconds(plan, context.store),
         spent_seconds=spent,
+        train_memory_mb=plan_memory_mb(plan, context.store),
+        overfit=overfit(asked, plan, context),
+        forgetting=forgetting(asked, plan.base, context),
         overhead_seconds=max(0.0, time.perf_counter() - began - spent),
         host=socket.gethostname(),
     )

@@ -1,13 +1,14 @@
 """With which arithmetic a model is trained and asked, and its answers to many rows."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.batches import collate, sorted_batches
+from trainers.batches import Batch, collate, sorted_batches
 from trainers.context import Context
 from trainers.models import quiet_transformers
 from trainers.ranks import Ranks
@@ -71,19 +72,48 @@ def num_classes(model: Any) -> int:
     return int(model.config.num_labels if head is None else head.weight.shape[0])
 
 
-@torch.no_grad()
 def logits(model: Any, tokens: Tokens, *, context: Context, ranks: Ranks) -> Tensor:
     """The model's logits at every position, positions × classes, float32, on the processor; workers share the rows.
 
     The model is asked in evaluation mode and is then as it was.
     """
-    device, training = next(model.parameters()).device, model.training
+
+    def ask(batch: Batch) -> tuple[np.ndarray, Tensor]:
+        found = model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits
+        return batch.positions_P, batch.at_positions(found)
+
     answers = torch.zeros(tokens.num_positions(), num_classes(model))
+    return _ask(ask, model, tokens, answers, context=context, ranks=ranks)
+
+
+def features(model: Any, tokens: Tokens, *, context: Context, ranks: Ranks) -> Tensor:
+    """The mean of the encoder's last hidden states over each row's tokens, rows × hidden size; else as ``logits``."""
+
+    def ask(batch: Batch) -> tuple[np.ndarray, Tensor]:
+        mask_BL = batch.attention_mask_BL
+        states_BLH = model.base_model(input_ids=batch.input_ids_BL, attention_mask=mask_BL).last_hidden_state.float()
+        return batch.rows, torch.einsum("blh,bl->bh", states_BLH, mask_BL.float()) / mask_BL.sum(dim=1, keepdim=True)
+
+    answers = torch.zeros(len(tokens), model.config.hidden_size)
+    return _ask(ask, model, tokens, answers, context=context, ranks=ranks)
+
+
+@torch.no_grad()
+def _ask(
+    ask: Callable[[Batch], tuple[np.ndarray, Tensor]],
+    model: Any,
+    tokens: Tokens,
+    answers: Tensor,
+    *,
+    context: Context,
+    ranks: Ranks,
+) -> Tensor:
+    """``answers``, zero so far, filled with what ``ask`` gives for each batch: places in it, and what belongs there."""
+    device, training = next(model.parameters()).device, model.training
     model.eval()
     with autocast(context, device), fast_attention(model, longest=int(tokens.lengths.max()), context=context):
         for rows in sorted_batches(tokens.lengths, batch_size=_ASKED_ROWS)[ranks.rank :: ranks.size]:
-            batch = collate(tokens, rows, pad_id=pad_id(model)).to(device)
-            found = model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits
-            answers[torch.from_numpy(batch.positions_P)] = batch.at_positions(found).float().cpu()
+            places, found = ask(collate(tokens, rows, pad_id=pad_id(model)).to(device))
+            answers[torch.from_numpy(places)] = found.float().cpu()
     model.train(training)
     return ranks.all_reduce(answers)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainers.artifacts import ArtifactStore
+from trainers.model_files import ModelError
 from trainers.storage import Storage
 
 
@@ -20,7 +21,8 @@ class Context:
     models: Mapping[str, str]
     """Folder of each base model, by its fingerprint."""
     tokens: Mapping[str, Mapping[str, str]]
-    """Artifact of the tokenised rows: model fingerprint → split (train, validation, test) → fingerprint."""
+    """Artifact of the tokenised rows: model fingerprint → split → fingerprint. Splits are train, validation, and
+    where the task has them test, unlabeled and retain."""
     kind: str = "classification"
     """What a model answers with; picks the entry of ``trainers.kinds``."""
     labels: tuple[str, ...]
@@ -38,6 +40,12 @@ class Context:
     def store(self) -> ArtifactStore:
         """The artifact store."""
         return ArtifactStore(Storage(self.artifacts), Path(self.cache))
+
+    def base_folder(self, base: str) -> Path:
+        """The folder of the model with fingerprint ``base``. Raises ``ModelError`` where there is none."""
+        if base not in self.models:
+            raise ModelError(f"model {base[:12]}… is not among the {len(self.models)} models of this run")
+        return Path(self.models[base])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,6 @@ from trainers.splits import (
     note_missing,
     read_builtin,
     read_splits,
-    unused_keys,
 )
 
 __all__ = ["DataError", "Rows", "TaskRows", "load_task"]
@@ -33,14 +32,18 @@ BUILTINS: dict[str, Callable[[], Mapping[str, Pairs]]] = {"docstrings": docstrin
 
 _SHOWN = 5
 _WORDS = Words("text", "label")
+_MORE = ("unlabeled", "retain")
+
+RETAIN_ROWS = 4000
+"""At most so many `retain` rows are used: half of them tell an accuracy to within a point or two."""
 
 Labelled = list[tuple[str, str]]
-"""(text, label) of each row, both there."""
+"""(text, label) of each row, both there; the label of unlabeled rows is empty, which no row of a file has."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Texts, and the class of each as an index into the task's labels (int64)."""
+    """Texts, and the class of each as an index into the labels (int64); -1 where it has none."""
 
     texts: tuple[str, ...]
     labels: np.ndarray
@@ -65,6 +68,16 @@ class TaskRows:
     """Names of the classes, numbers in their order, else sorted as text."""
     notes: tuple[str, ...]
     """A sentence on everything that was left out or looks odd."""
+    unlabeled: Rows | None = None
+    """More texts, none of them in validation or test. No part of the fingerprint: only some plans use them."""
+    retain: Rows | None = None
+    """General rows on which forgetting is measured, with labels of their own; no part of the fingerprint either."""
+
+    @property
+    def splits(self) -> dict[str, Rows]:
+        """All rows there are, by the name of their split."""
+        found = {name: getattr(self, name) for name in ("train", "validation", "test", *_MORE)}
+        return {name: rows for name, rows in found.items() if rows is not None}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -80,8 +93,9 @@ def load_task(task: Task, *, seed: int, folder: Path) -> TaskRows:
     Raises:
         DataError: all that is wrong with all splits.
     """
-    notes = unused_keys(task)
-    splits = read_splits(task, partial(_read, task=task, folder=folder, notes=notes))
+    notes: list[str] = []
+    splits = read_splits(task, partial(_read, task=task, folder=folder, notes=notes), more=_MORE)
+    unlabeled, retain = (splits.pop(name, []) for name in _MORE)
     drop_shared(splits, _WORDS, notes)
     if "validation" not in splits:
         assert isinstance(task.validation, float)
@@ -90,15 +104,21 @@ def load_task(task: Task, *, seed: int, folder: Path) -> TaskRows:
         splits["train"] = _limited(splits["train"], task.limit, seed)
     splits["train"].sort(key=lambda pair: (content_hash(seed, pair[0]), pair[1]))
     labels = sorted_labels({label for _, label in splits["train"]})
-    if problems := _unusable(splits, labels):
+    if unlabeled:
+        splits["unlabeled"] = _more_texts(unlabeled, splits, seed, notes)
+    if problems := _unusable(splits, labels) + _unusable_retain(retain):
         raise DataError(problems)
     rows = {name: _rows(pairs, labels) for name, pairs in splits.items()}
+    if retain:
+        rows["retain"] = _general_rows(retain, seed, notes)
     return TaskRows(
         train=rows["train"],
         validation=rows["validation"],
         test=rows.get("test"),
         labels=labels,
         notes=tuple(notes),
+        unlabeled=rows.get("unlabeled"),
+        retain=rows.get("retain"),
     )
 
 
@@ -114,7 +134,9 @@ def _read(split: str, source: str, *, task: Task, folder: Path, notes: list[str]
     if source.startswith(BUILTIN):
         pairs = read_builtin(source, BUILTINS, split)
     else:
-        pairs = read_rows(source, _columns(task), folder=folder)
+        pairs = read_rows(source, _columns(task)[: 1 if split == "unlabeled" else 2], folder=folder)
+    if split == "unlabeled":
+        pairs = [(row[0], "") for row in pairs]
     note_missing(pairs, split, _WORDS, notes)
     return [(encodable(text), label) for text, label in pairs if text is not None and label is not None]
 
@@ -195,7 +217,7 @@ def _unusable(splits: Mapping[str, Labelled], labels: Sequence[str]) -> list[str
         problems.append(f"task.train: found one class only, {labels[0]!r}; expected at least two")
     known = set(labels)
     for split, pairs in splits.items():
-        unknown = Counter(label for _, label in pairs if known and label not in known)
+        unknown = Counter(label for _, label in pairs if known and label and label not in known)
         for label, count in sorted(unknown.items())[:_SHOWN]:
             problems.append(
                 f"task.{split}: label {label!r} ({count} rows) does not occur in train{meant(label, labels)}; "
@@ -206,7 +228,43 @@ def _unusable(splits: Mapping[str, Labelled], labels: Sequence[str]) -> list[str
     return problems
 
 
+def _more_texts(pairs: Labelled, splits: Mapping[str, Labelled], seed: int, notes: list[str]) -> Labelled:
+    """Each text once, by hash, without those that models are judged by."""
+    judged = {text for name in ("validation", "test") for text, _ in splits.get(name, ())}
+    texts = {text for text, _ in pairs}
+    for count, what in (
+        (len(pairs) - len(texts), "whose text is there twice"),
+        (len(texts & judged), "whose text is also in validation or test"),
+    ):
+        if count:
+            notes.append(f"unlabeled: {count} rows {what} left out")
+    return [(text, "") for text in sorted(texts - judged, key=lambda text: content_hash(seed, text))]
+
+
+def _general_rows(pairs: Labelled, seed: int, notes: list[str]) -> Rows:
+    """Each text once under one of its labels, by hash; the same share of each class where there are many."""
+    by_class = _texts_by_class(pairs, seed)
+    unique = [(text, label) for label, texts in by_class.items() for text in texts]
+    if len(unique) < len(pairs):
+        notes.append(f"retain: {len(pairs) - len(unique)} rows whose text is there twice left out")
+    if len(unique) > RETAIN_ROWS >= len(by_class):
+        notes.append(f"retain: {RETAIN_ROWS} of {len(unique)} rows used")
+        unique = _limited(unique, RETAIN_ROWS, seed)
+    unique.sort(key=lambda pair: content_hash(seed, pair[0]))
+    return _rows(unique, sorted_labels(set(by_class)))
+
+
+def _unusable_retain(pairs: Labelled) -> list[str]:
+    by_class = _texts_by_class(pairs, 0)
+    if not pairs or sum(len(texts) > 1 for texts in by_class.values()) > 1:
+        return []
+    return [
+        f"task.retain: found {len(by_class)} classes with {sum(map(len, by_class.values()))} texts; expected at least "
+        "two classes with two texts each: half of the rows fit a probe, the others are asked"
+    ]
+
+
 def _rows(pairs: Labelled, labels: Sequence[str]) -> Rows:
     index = {label: number for number, label in enumerate(labels)}
     texts = tuple(text for text, _ in pairs)
-    return Rows(texts, np.array([index[label] for _, label in pairs], dtype=np.int64))
+    return Rows(texts, np.array([index[label] if label else -1 for _, label in pairs], dtype=np.int64))

@@ -118,7 +118,7 @@ def _misfit(export: Artifact, model: Artifact, weights: Weights, context: Contex
 
 
 def _shape_config(shape: Shape, context: Context) -> "PretrainedConfig":
-    config = classifier_config(Path(context.models[shape.base]), context.labels)
+    config = classifier_config(context.base_folder(shape.base), context.labels)
     if shape.num_layers is None:
         return config
     return cut_config(config, spread(config.num_hidden_layers, shape.num_layers))

@@ -21,7 +21,6 @@ class Variant:
     quality: Quality
     predictions: tuple[int, ...]
     """Label of each row of the split, in its order; empty where answers are text."""
-    train_quality: float | None = None
 
 
 def evaluate_plan(

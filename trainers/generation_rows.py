@@ -70,6 +70,12 @@ class GenerationTaskRows:
     notes: tuple[str, ...]
     """A sentence on everything that was left out or looks odd."""
 
+    @property
+    def splits(self) -> dict[str, GenerationRows]:
+        """All rows there are, by the name of their split."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: rows for name, rows in found.items() if rows is not None}
+
     @cached_property
     def fingerprint(self) -> str:
         """Of what models are trained and chosen by: train and validation."""

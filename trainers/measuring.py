@@ -1,13 +1,11 @@
 """Measuring on a shared machine: two things in turn, call by call, and how far memory rises."""
 
-import ctypes
-import gc
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import psutil
+
+from trainers.memory import peak_bytes, resident_bytes, restart_peak
 
 T = TypeVar("T")
 
@@ -16,11 +14,15 @@ WARM_UP = 10
 
 
 def peak_rise_mb(action: Callable[[], T]) -> tuple[T, float]:
-    """What ``action`` returns, and by how many MB (10⁶ bytes) the process's peak rose above what it held before."""
-    _release_free_memory()
-    before = psutil.Process().memory_info().rss
+    """What ``action`` returns, and by how many MB (10⁶ bytes) the process's peak rose above what it held before.
+
+    Where the system cannot start a peak anew, what is resident afterwards stands for it.
+    """
+    restarted = restart_peak()
+    before = resident_bytes()
     result = action()
-    return result, max(0.0, (_peak_bytes() - before) / 1e6)
+    held = peak_bytes() if restarted else resident_bytes()
+    return result, max(0.0, (held - before) / 1e6)
 
 
 def time_in_turn(
@@ -36,22 +38,3 @@ def time_in_turn(
             if turn >= 0:
                 times[turn, which] = elapsed
     return times[:, 0], times[:, 1]
-
-
-def _release_free_memory() -> None:
-    """Give freed memory back and start the peak anew, where the system can (Linux with glibc)."""
-    gc.collect()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return
-
-
-def _peak_bytes() -> int:
-    """The peak of resident memory since it was started anew; elsewhere than on Linux, what is resident now."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return int(psutil.Process().memory_info().rss)
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -28,6 +28,12 @@ class Result:
     """Of all stages, as if alone."""
     spent_seconds: float
     """Of the stages that this plan had to train itself."""
+    train_memory_mb: float
+    """The largest peak of memory among the stages, 10⁶ bytes."""
+    overfit: float
+    """Train metric minus validation metric, before deployment."""
+    forgetting: float | None
+    """What was lost on the task's `retain` rows (``trainers.forgetting``); None without such rows."""
     overhead_seconds: float
     """Of everything else: loading, deploying, evaluating, waiting for decisions."""
     host: str

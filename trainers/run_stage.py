@@ -1,10 +1,7 @@
 """Carrying out a plan: whatever of its chain is not there yet is trained and published, teachers first."""
 
 import json
-import resource
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +15,7 @@ from trainers.distill import distill
 from trainers.finetune import finetune
 from trainers.kinds import kind_of
 from trainers.loop import Fitted, Job, TrainingError
+from trainers.memory import peak_bytes, restart_peak
 from trainers.models import ModelError, save_model, select_layers
 from trainers.ranks import Ranks
 
@@ -73,16 +71,30 @@ def plan_seconds(plan: Plan, store: ArtifactStore) -> float:
     Raises:
         TrainingError: a part of it is not in ``store``.
     """
-    seconds = {}
+    return sum(float(about["seconds"]) for about in _trained_parts(plan, store))
+
+
+def plan_memory_mb(plan: Plan, store: ArtifactStore) -> float:
+    """The largest peak of memory, 10⁶ bytes, among the stages that ``plan_seconds`` adds up.
+
+    Raises:
+        TrainingError: a part of it is not in ``store``.
+    """
+    return max(float(about["peak_memory_mb"]) for about in _trained_parts(plan, store))
+
+
+def _trained_parts(plan: Plan, store: ArtifactStore) -> list[Mapping[str, Any]]:
+    """What was written down of each trained part of ``plan``'s chain, teachers included, each once."""
+    found: dict[str, Mapping[str, Any]] = {}
     for prefix in plan.trained_prefixes():
-        if prefix.fingerprint not in seconds:
+        if prefix.fingerprint not in found:
             about = store.about(prefix.fingerprint)
             if about is None:
                 raise TrainingError(
                     f"{prefix.fingerprint[:12]}…, a part of the plan, is not in the store; run the plan"
                 )
-            seconds[prefix.fingerprint] = float(about["seconds"])
-    return sum(seconds.values())
+            found[prefix.fingerprint] = about
+    return list(found.values())
 
 
 def _collect(plan: Plan, store: ArtifactStore, found: dict[str, Plan]) -> None:
@@ -104,7 +116,7 @@ def _trained_start(plan: Plan) -> Plan | None:
 
 
 def _carry_out(job: Job) -> None:
-    _reset_peak_memory()
+    _restart_peak_memory()
     try:
         model, fitted = STAGES[job.stage.kind](_start_model(job), job)
     except Suspended:
@@ -121,19 +133,13 @@ def _start_model(job: Job) -> Any:
     """The model that the job's stage begins with: what was trained before it, cut as the plan says."""
     plan, context = job.plan, job.context
     start = _trained_start(plan)
-    folder = _find(start, context).folder if start else _base_folder(plan, context)
+    folder = _find(start, context).folder if start else context.base_folder(plan.base)
     dropout = job.optimisation.dropout
     model = kind_of(context).load(folder, context, dropout=dropout, seed=plan.seed)
     for stage in plan.stages[len(start.stages) if start else 0 : -1]:
         assert isinstance(stage, SelectLayers), f"{stage.kind} neither trains nor cuts"
         model = select_layers(model, stage.layers)
     return model
-
-
-def _base_folder(plan: Plan, context: Context) -> Path:
-    if plan.base not in context.models:
-        raise ModelError(f"model {plan.base[:12]}… is not among the {len(context.models)} models of this run")
-    return Path(context.models[plan.base])
 
 
 def _publish(model: Any, fitted: Fitted, job: Job) -> None:
@@ -156,14 +162,13 @@ def _find(plan: Plan, context: Context) -> Artifact:
     return artifact
 
 
-def _reset_peak_memory() -> None:
+def _restart_peak_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    else:
+        restart_peak()
 
 
 def _peak_memory_mb() -> float:
-    """Peak memory, 10⁶ bytes: of this stage on a GPU; on the processor, of the worker's life so far."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    """Peak memory of the stage on worker 0, 10⁶ bytes: the GPU's, or all that the process holds, libraries included."""
+    return (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()) / 1e6

@@ -5,7 +5,7 @@ A row is a tuple that begins with its question and the answer to it.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,8 +32,10 @@ def unused_keys(task: Task) -> Notes:
     return [f"task.{name} is not used by this version" for name in ("unlabeled", "retain") if getattr(task, name)]
 
 
-def read_splits(task: Task, read: Callable[[str, str], list[Row]]) -> dict[str, list[Row]]:
+def read_splits(task: Task, read: Callable[[str, str], list[Row]], *, more: Sequence[str] = ()) -> dict[str, list[Row]]:
     """The rows of each split, by ``read`` from its name and source. A built-in train brings validation and test.
+
+    ``more`` names further keys of the task whose rows are read.
 
     Raises:
         DataError: all that is wrong with all splits.
@@ -42,7 +44,8 @@ def read_splits(task: Task, read: Callable[[str, str], list[Row]]) -> dict[str, 
     validation = task.validation if isinstance(task.validation, str) else own
     splits: dict[str, list[Row]] = {}
     problems: list[str] = []
-    for split, source in {"train": task.train, "validation": validation, "test": task.test or own}.items():
+    sources = {"train": task.train, "validation": validation, "test": task.test or own}
+    for split, source in (sources | {name: getattr(task, name) for name in more}).items():
         try:
             if source is not None:
                 splits[split] = read(split, source)
@@ -54,7 +57,7 @@ def read_splits(task: Task, read: Callable[[str, str], list[Row]]) -> dict[str, 
 
 
 def read_builtin(source: str, builtins: Mapping[str, Callable[[], Mapping[str, list[Any]]]], split: str) -> list[Any]:
-    """A split of one of ``builtins``, which are made when they are asked for.
+    """A split of one of ``builtins``, which are made when they are asked for; that of train where it has no such split.
 
     Raises:
         DataError: there is no such one.
@@ -62,7 +65,8 @@ def read_builtin(source: str, builtins: Mapping[str, Callable[[], Mapping[str, l
     name = source.removeprefix(BUILTIN)
     if name not in builtins:
         raise DataError([f"{source}: there are no such rows{nearest(name, builtins)}"])
-    return builtins[name]()[split]
+    rows = builtins[name]()
+    return rows.get(split, rows["train"])
 
 
 def note_missing(rows: list[Any], split: str, words: Words, notes: Notes) -> None:
@@ -77,7 +81,8 @@ def note_missing(rows: list[Any], split: str, words: Words, notes: Notes) -> Non
         if count:
             notes.append(f"{split}: {count} of {len(rows)} rows without a {what} left out")
     if no_question + no_answer == len(rows):
-        raise DataError([f"none of the {len(rows)} rows has a {words.question} and a {words.answer}"])
+        wanted = f"a {words.question} and a {words.answer}" if no_answer else f"a {words.question}"
+        raise DataError([f"none of the {len(rows)} rows has {wanted}"])
 
 
 def encodable(text: str) -> str:

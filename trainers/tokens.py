@@ -1,7 +1,7 @@
 """Tokenised rows: written once per data, tokenizer and length, then memory-mapped by everyone who reads them."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ class Tokens:
     """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
+        self._batch = batch
         lists = batch.column("input_ids")
         self._values: np.ndarray = lists.values.to_numpy(zero_copy_only=True)
         self._offsets: np.ndarray = lists.offsets.to_numpy(zero_copy_only=True)
@@ -39,6 +40,10 @@ class Tokens:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is outside 0 … {len(self) - 1}")
         return self._values[self._offsets[row] : self._offsets[row + 1]].astype(np.int64)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Some of the rows, in the order of their numbers in ``rows``; a copy."""
+        return type(self)(self._batch.take(pa.array(rows)))
 
     def num_positions(self, rows: np.ndarray | None = None) -> int:
         """How many positions ``rows`` have; without them, all."""
@@ -66,7 +71,7 @@ class LabelledTokens(Tokens):
     def __init__(self, batch: pa.RecordBatch) -> None:
         super().__init__(batch)
         self.labels: np.ndarray = batch.column("label").to_numpy(zero_copy_only=True).astype(np.int64)
-        """Class of each row, int64."""
+        """Class of each row, int64; -1 where it has none."""
 
     def num_positions(self, rows: np.ndarray | None = None) -> int:
         return len(self if rows is None else rows)

@@ -13,6 +13,8 @@ from search.words import say_layers, say_plan
 from spaces.plan import Plan
 from spaces.targets import TARGETS
 
+_BESIDE = ("forgetting", "overfit")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -102,6 +104,8 @@ class Report:
     name: str
     metric: str
     objectives: tuple[str, ...]
+    beside: tuple[str, ...]
+    """What training does beside quality, of which some record has a value: forgetting, overfit."""
     constraints: tuple[str, ...]
     targets: tuple[TargetView, ...]
     best: tuple[BestAtSize, ...]
@@ -126,6 +130,7 @@ def build(run: Run) -> Report:
         name=run.name,
         metric=run.metric,
         objectives=run.goals.objectives,
+        beside=tuple(name for name in _BESIDE if any(record.value(name, run.metric) is not None for record in records)),
         constraints=tuple(constraint.text for constraint in run.goals.constraints),
         targets=tuple(_target(run, name) for name in run.goals.targets),
         best=_best(run),

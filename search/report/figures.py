@@ -45,7 +45,8 @@ def front(view: TargetView, report: Report) -> Figure:
     traces += _keys(points, strategies)
     title = f"{say_name(cost)}{f' in {OBJECTIVES[cost].unit}' if OBJECTIVES[cost].unit else ''}"
     frame = layout(x=f"{title}{', estimated' if view.estimated else ''}", y=quality_axis(report.metric))
-    frame["xaxis"] |= {"type": "log", **ticks([x for point in points if (x := _x(point, cost)) is not None])}
+    if OBJECTIVES[cost].by_factor:
+        frame["xaxis"] |= {"type": "log", **ticks([x for point in points if (x := _x(point, cost)) is not None])}
     frame["yaxis"] |= near_front(_front_qualities(points), [p.record.quality or 0.0 for p in points])
     if view.baseline is not None and view.baseline.quality is not None:
         frame |= level(view.baseline.quality, "base, fine-tuned in full")
@@ -253,6 +254,9 @@ def hover(point: Point, report: Report) -> str:
     mark = " (estimated)" if record.estimated else ""
     names = dict.fromkeys([*(n for n in report.objectives if n != report.metric), "latency_ms", "size_mb"])
     lines.append(", ".join(f"{say_name(n)} {say(n, record.value(n, report.metric))}" for n in names) + mark)
+    beside = [name for name in report.beside if name not in names]
+    if beside:
+        lines.append(", ".join(f"{say_name(n)} {say(n, record.value(n, report.metric))}" for n in beside))
     if not point.feasible:
         lines.append("breaks a constraint")
     return "<br>".join([*lines, escape(record.record_id)])
@@ -270,7 +274,8 @@ def _quality(row: BestAtSize, metric: str) -> str:
 
 def _x(point: Point, cost: str) -> float | None:
     value = point.record.value(cost, "")
-    return value if value is not None and value > 0 else None
+    shown = value is not None and (value > 0 or not OBJECTIVES[cost].by_factor)
+    return value if shown else None
 
 
 def _interval_arms(value: float | None, low: float | None, high: float | None) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from html import escape
 from search.report.build import Point, Report, TargetView
 from search.report.pieces import table, variant
 from search.words import say, say_interval, say_name
+from spaces.objectives import OBJECTIVES
 
 _COMPARED = {
     "latency_ms": ("faster", "slower"),
@@ -57,10 +58,11 @@ def _quality_box(chosen: Point, base: float | None, report: Report) -> str:
 
 def _cost_box(name: str, value: float | None, base: float | None) -> str:
     lines = []
-    if value and base:
+    if value and base and OBJECTIVES[name].by_factor:
         better, worse = _COMPARED.get(name, ("less", "more"))
         ratio = base / value
         lines.append(f"{ratio:.1f}× {better}" if ratio >= 1 else f"{1 / ratio:.1f}× {worse}")
+    if value is not None and base is not None:
         lines.append(f"base: {say(name, base)}")
     return _box(say_name(name), say(name, value), lines)
 

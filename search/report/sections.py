@@ -8,6 +8,7 @@ from search.report.build import BestAtSize, Ended, Point, Report, TargetView
 from search.report.figures import main_precision, x_axis
 from search.report.pieces import identity, named, number, plot, section, short, table, variant
 from search.words import say, say_duration, say_interval, say_layers, say_list, say_name
+from spaces.objectives import OBJECTIVES
 
 _COSTS = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j")
 _STATUS = {"infeasible": "ruled out"}
@@ -33,13 +34,14 @@ def sections(report: Report, plots: Mapping[str, Any]) -> list[str]:
         _costs(report),
         _time(report),
         _reproduce(report),
-        _footer(),
+        _footer(report),
     ]
 
 
 def front_table(view: TargetView, report: Report) -> str:
     """The front on one target, cheapest first."""
-    costs = list(dict.fromkeys([*(n for n in report.objectives if n != report.metric), "latency_ms", "size_mb"]))
+    objectives = (name for name in report.objectives if name != report.metric)
+    costs = list(dict.fromkeys([*objectives, "latency_ms", "size_mb", *report.beside]))
     rows = [_front_row(point, costs, report) for point in view.front]
     heads = ["variant", f"#{say_name(report.metric)}", "#on test", *(f"#{say_name(n)}" for n in costs), "#record"]
     return table(heads, rows, chosen=[point.chosen for point in view.front])
@@ -192,6 +194,7 @@ def _reproduce(report: Report) -> str:
     return section("How to reproduce it", text + spec)
 
 
-def _footer() -> str:
-    terms = "; ".join(f"<b>{word}</b>: {meaning}" for word, meaning in _GLOSSARY)
+def _footer(report: Report) -> str:
+    glossary = [*_GLOSSARY, *((name, OBJECTIVES[name].summary) for name in report.beside)]
+    terms = "; ".join(f"<b>{word}</b>: {meaning}" for word, meaning in glossary)
     return f"<footer><p>{terms}.</p></footer>"

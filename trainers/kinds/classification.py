@@ -9,14 +9,15 @@ from spaces.plan import Plan, Shape
 from spaces.targets import Precision
 from trainers import graph_cost, metrics
 from trainers.artifacts import Artifact
-from trainers.compute import logits
+from trainers.compute import features, logits
 from trainers.context import Context
 from trainers.cost import CostRow
 from trainers.datasets import Rows
 from trainers.deploy import deploy, ensure_export
 from trainers.metrics import Quality
 from trainers.models import ModelInfo, inspect_model, load_classifier
-from trainers.ranks import Ranks
+from trainers.probe import probe_accuracy
+from trainers.ranks import Ranks, solo
 from trainers.serving import predict
 from trainers.tokens import LabelledTokens, open_tokens, tokenise
 
@@ -41,6 +42,10 @@ class Classification:
 
     def quality(self, answers: np.ndarray, tokens: LabelledTokens, *, context: Context) -> Quality:
         return metrics.quality(context.metric, tokens.labels, answers)
+
+    def retained_loss(self, model: Any, tokens: LabelledTokens, *, context: Context) -> float:
+        """Share of wrong labels of a probe on the model's mean-pooled features."""
+        return 1.0 - probe_accuracy(features(model, tokens, context=context, ranks=solo()).numpy(), tokens.labels)
 
     def predictions(self, answers: np.ndarray) -> tuple[int, ...]:
         return tuple(answers.tolist())

@@ -43,6 +43,9 @@ class Kind(Protocol):
     def quality(self, answers: Answers, tokens: Any, *, context: Context) -> Quality:
         """The context's metric of ``answers``."""
 
+    def retained_loss(self, model: Any, tokens: Any, *, context: Context) -> float:
+        """How badly ``model`` does on general rows, smaller is better: what rises when it forgets."""
+
     def predictions(self, answers: Answers) -> tuple[int, ...]:
         """The label of each row; empty where answers are not labels."""
 
