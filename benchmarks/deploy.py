@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from spaces.methods.cut import SelectLayers, spread
+from spaces.methods.finetune import Finetune
 from spaces.plan import Plan
-from spaces.space import spread
-from spaces.stages import Finetune, Optimisation, SelectLayers
+from spaces.stages import Optimisation
 from trainers import onnx_graph
 from trainers.context import Context
 from trainers.datasets import Rows

@@ -14,9 +14,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from spaces.methods.cut import SelectLayers, spread
+from spaces.methods.finetune import Finetune
 from spaces.plan import Plan
-from spaces.space import spread
-from spaces.stages import Finetune, Optimisation, SelectLayers
+from spaces.stages import Optimisation
 from spaces.task import Task
 from trainers.context import Context, Progress
 from trainers.datasets import load_task

@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spaces.methods.cut import SelectLayers, spread
+from spaces.methods.distill import Distill
+from spaces.methods.finetune import Finetune
 from spaces.plan import Plan
-from spaces.space import spread
-from spaces.stages import Chain, Distill, Finetune, Optimisation, SelectLayers, Stage
+from spaces.stages import Chain, Optimisation, Stage
 from spaces.task import Task
 from trainers.carry_out import measure
 from trainers.context import Context, Progress
@@ -113,7 +115,7 @@ def methods(base: str, expert: Finetune, cut: SelectLayers, rate: float, epochs:
     soft = Distill(optimisation=how, teacher=teacher, temperature=TEMPERATURE, alpha=ALPHA, alpha_end=ALPHA)
     return {
         "small_finetune": (cut, Finetune(optimisation=how)),
-        "distill_soft": (expert, cut, soft),
+        "finetune_then_distill": (expert, cut, soft),
         "dft": (cut, soft.model_copy(update={"alpha": 0.9, "alpha_end": 0.3})),
     }
 

@@ -22,9 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spaces.methods.cut import SelectLayers, spread
+from spaces.methods.distill import Distill
+from spaces.methods.finetune import Finetune
 from spaces.plan import Plan
-from spaces.space import spread
-from spaces.stages import Chain, Distill, Finetune, Optimisation, SelectLayers
+from spaces.stages import Chain, Optimisation
 from spaces.task import Task
 from trainers.batches import Batch, collate
 from trainers.compute import autocast, fast_attention, logits, pad_id, pick_device

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from search.goals import CostTable, Goals
 from search.ledger import Ledger, Proposal
 from search.records import COST_COLUMNS, Record
-from spaces.plan import Shape
+from spaces.shape import Shape
 from trainers.context import Progress
 from trainers.results import Measured, Result
 

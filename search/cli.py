@@ -114,11 +114,15 @@ def export(
 
 @app.command()
 def strategies() -> None:
-    """List the strategies and what each stands for."""
-    from spaces.strategies import CATALOGUE
+    """List the strategies: what each stands for, what it needs beside labelled rows, the parameters it opens."""
+    from spaces.catalogue import CATALOGUE
 
     for name, strategy in CATALOGUE.items():
-        print(f"{name:24}{strategy.summary}")
+        opens = [*(["student_layers"] if strategy.student else []), *(span.name for span in strategy.parameters)]
+        print(f"{name}: {strategy.summary}")
+        print(f"    for {', '.join(strategy.kinds)}{f'; needs {strategy.needs_in_words}' if strategy.needs else ''}")
+        print(f"    opens {', '.join(opens)}")
+    print("\nRanges and meanings: distune spec --schema, or docs/spec.md")
 
 
 @app.command()

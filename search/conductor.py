@@ -18,7 +18,8 @@ from search.records import Record
 from search.sampler import Propose
 from search.scheduler import Curve, Scheduler
 from spaces.draw import Draw
-from spaces.plan import Plan, Shape
+from spaces.plan import Plan
+from spaces.shape import Shape
 from trainers.context import Progress
 from trainers.results import Result
 

@@ -32,7 +32,10 @@ from search.seats import NAMESPACE, SeatPool, Switchboard
 from search.select import NoChoice
 from search.spec import Spec
 from search.tuning import Board, drive
-from spaces.plan import Plan, Shape
+from spaces.draw import shapes
+from spaces.methods.finetune import baseline
+from spaces.plan import Plan
+from spaces.shape import Shape
 from spaces.targets import TARGETS
 from trainers.context import Context
 from trainers.cost import CostRow, probe
@@ -142,7 +145,7 @@ class _Session:
             costs=known_costs(rows),
             estimated=frozenset(name for name in self._spec.targets if not TARGETS[name].measured),
             opening=first_draws(space, prepared.goals),
-            baseline=space.baseline().fingerprint,
+            baseline=baseline(space).fingerprint,
             base_layers=space.base_layers,
             precisions=prepared.precisions,
             limits=self._limits,
@@ -162,7 +165,7 @@ class _Session:
             missing=_missing_parts(prepared.context),
             listener=self._listener,
         )
-        conductor.rule_out(prepared.space.shapes())
+        conductor.rule_out(shapes(prepared.space))
         self._listener.said(_summary(space, ledger, layout))
         return conductor
 

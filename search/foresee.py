@@ -11,8 +11,9 @@ from search.engine import export_shapes, probe_apart
 from search.prepare import feasible_space, first_draws, known_costs, measure_costs, prepare
 from search.spec import Spec
 from spaces.draw import Draw
-from spaces.plan import Plan, Shape
-from spaces.stages import SelectLayers
+from spaces.plan import Plan
+from spaces.shape import Shape
+from spaces.stages import Training
 from trainers.cost import CostRow
 from trainers.storage import Storage
 
@@ -113,7 +114,7 @@ def _seconds(plan: Plan, latency_s: Mapping[Shape, float], examples: int) -> flo
     """Of the plan's last stage: a training step counts as three forward passes of a request."""
     reference = max(latency_s.values(), default=0.0)
     stage = plan.stages[-1]
-    assert not isinstance(stage, SelectLayers), "a part that trains"
+    assert isinstance(stage, Training)
     return 3 * latency_s.get(plan.shape, reference) * examples * stage.optimisation.epochs
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from search.records import Record
 from spaces.objectives import OBJECTIVES, Constraint, Direction
-from spaces.plan import Shape
+from spaces.shape import Shape
 
 Costs = Mapping[str, float | None]
 CostTable = Mapping[tuple[Shape, str, str], Costs]

@@ -9,8 +9,9 @@ import numpy as np
 from search.goals import Goals
 from search.spec import Spec, space_of
 from spaces.canonical import fingerprint
-from spaces.draw import Draw, opening, restrict
-from spaces.plan import Shape
+from spaces.draw import Draw, opening, restrict, shapes
+from spaces.methods.finetune import baseline
+from spaces.shape import Shape
 from spaces.space import Space
 from spaces.targets import TARGETS, Precision
 from trainers.context import Context
@@ -66,6 +67,8 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
     rows = load_task(spec.task, seed=spec.search.seed, folder=Path.cwd())
     for note in rows.notes:
         say(f"data: {note}")
+    for name, reason in spec.left_out.items():
+        say(f"strategies: {name} is left out: it {reason}")
     kind = named_kind(spec.task.kind)
     base = kind.inspect(spec.model.base)
     teacher = kind.inspect(spec.model.teacher) if spec.model.teacher else None
@@ -112,12 +115,12 @@ def measure_costs(
     if storage.exists(COST_TABLE):
         return read_cost_table(storage, COST_TABLE)
     known = _Remembered(measure, prepared)
-    shapes = prepared.space.shapes()
-    if new := [shape for shape in shapes if not all(known.has(shape, p) for p in prepared.precisions)]:
+    sizes = shapes(prepared.space)
+    if new := [shape for shape in sizes if not all(known.has(shape, p) for p in prepared.precisions)]:
         say(f"measuring serving costs of {len(new)} sizes × {', '.join(prepared.precisions)}")
         before([*new, *([] if prepared.reference in new else [prepared.reference])])
     rows = cost_table(
-        shapes,
+        sizes,
         prepared.precisions,
         [TARGETS[name] for name in prepared.spec.targets],
         prepared.context,
@@ -161,9 +164,9 @@ def feasible_space(prepared: Prepared, rows: list[CostRow]) -> Space:
 def first_draws(space: Space, goals: Goals) -> tuple[Draw, ...]:
     """The first proposals: the baseline where something is compared with it, and each strategy at its defaults."""
     draws = {draw.plan.fingerprint: draw for draw in opening(space)}
-    baseline = space.baseline()
-    if goals.needs_baseline() and baseline.fingerprint not in draws:
-        return (Draw(strategy="baseline", params={}, plan=baseline), *draws.values())
+    reference = baseline(space)
+    if goals.needs_baseline() and reference.fingerprint not in draws:
+        return (Draw(strategy="baseline", params={}, plan=reference), *draws.values())
     return tuple(draws.values())
 
 

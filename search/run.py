@@ -18,9 +18,10 @@ from search.ledger import Ledger, read_table, write_table
 from search.pareto import hypervolume, non_dominated
 from search.records import Record
 from search.select import Choice, NoChoice, Wish, choice_to_json, choose
+from spaces.methods.finetune import Finetune
 from spaces.objectives import OBJECTIVES, parse_constraint
 from spaces.plan import Plan
-from spaces.stages import Finetune, Optimisation
+from spaces.stages import Optimisation
 from trainers.storage import Storage
 
 _MARGIN = 1.1

@@ -16,10 +16,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from search.spec_errors import Key, SpecError, dotted, explain
 from search.spec_file import read_yaml, resolve_paths, set_values
 from search.spec_sections import ONE_OR_MORE, Budget, ModelSpec, Resources, SearchSpec, Section, each
+from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.objectives import QUALITY_METRICS, Constraint, parse_constraint
-from spaces.space import PARAMETERS, Range, Space
+from spaces.ranges import Choice, Parameter
+from spaces.space import Space
 from spaces.stages import Optimisation
-from spaces.strategies import CATALOGUE
 from spaces.targets import PRECISIONS, TARGETS, Precision
 from spaces.task import Task, default_metric
 
@@ -30,6 +31,10 @@ __all__ = ["Spec", "SpecError", "load_spec", "space_of", "spec_differences", "sp
 
 _MAY_CHANGE = ("budget", "resources", "storage")
 """Sections that do not change what a run is about: a run goes on when they differ, but for ``resources.compute``."""
+
+
+_NEEDS = {"unlabeled": "unlabeled", "rationales": "rationale"}
+"""The key of the task that brings what a strategy needs."""
 
 
 class Spec(Section):
@@ -90,8 +95,15 @@ class Spec(Section):
 
     @property
     def strategies(self) -> tuple[str, ...]:
-        """The strategies, `all` written out."""
-        return tuple(CATALOGUE) if "all" in self.search.strategies else self.search.strategies
+        """The strategies, `all` written out: those that fit the task and its data."""
+        if "all" not in self.search.strategies:
+            return self.search.strategies
+        return tuple(name for name in CATALOGUE if name not in self.left_out)
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """What `all` does not stand for here, and why."""
+        return _misfits(tuple(CATALOGUE), self.task.model_dump()) if "all" in self.search.strategies else {}
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
@@ -144,7 +156,7 @@ def space_of(spec: Spec, *, base: "ModelInfo", data: str, teacher: "ModelInfo | 
         seed=spec.search.seed,
         strategies=spec.strategies,
         student_layers=_student_layers(spec, base.num_layers),
-        ranges={name: _range(spec, name) for name in PARAMETERS},
+        narrowed=_narrowed(spec),
         teacher_recipes={
             name: Optimisation(
                 learning_rate=recipe.learning_rate, epochs=recipe.epochs, batch_size=spec.search.batch_size
@@ -172,12 +184,15 @@ def _student_layers(spec: Spec, base_layers: int) -> tuple[int, ...]:
     return sizes
 
 
-def _range(spec: Spec, name: str) -> Range:
-    bounds = getattr(spec.search.space, name)
-    usual = PARAMETERS[name]
-    if bounds is None:
-        return usual
-    low, high = bounds
+def _narrowed(spec: Spec) -> dict[str, Parameter]:
+    wanted = {name: getattr(spec.search.space, name) for name in PARAMETERS}
+    return {name: _within(PARAMETERS[name], value) for name, value in wanted.items() if value is not None}
+
+
+def _within(usual: Parameter, wanted: Any) -> Parameter:
+    if isinstance(usual, Choice):
+        return replace(usual, options=tuple(option for option in usual.options if str(option) in wanted))
+    low, high = wanted
     return replace(usual, low=low, high=high, default=min(high, max(low, usual.default)))
 
 
@@ -204,6 +219,9 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     if metric in QUALITY_METRICS:
         found += _wrong_objectives(_texts(search.get("objectives")), metric)
         found += _wrong_constraints(_texts(search.get("constraints")), metric)
+    named = [name for name in _texts(search.get("strategies")) if name in CATALOGUE]
+    for name, reason in _misfits(named, task).items():
+        found.append((("search", "strategies"), f"{name} {reason}; leave {name} out, or write all"))
     precisions = _texts(_section(search, "space").get("quantization"))
     found += _wrong_precisions(precisions, raw)
     if precisions and "fp32" not in precisions:
@@ -220,6 +238,14 @@ def _nothing_to_forget(task: Mapping[str, Any], search: Mapping[str, Any]) -> It
     for constraint in _parsed(_texts(search.get("constraints"))):
         if constraint.name == "forgetting":
             yield ("search", "constraints"), problem.format(repr(constraint.text))
+
+
+def _misfits(names: Sequence[str], task: Mapping[str, Any]) -> dict[str, str]:
+    """Which of the strategies cannot serve the task, and why."""
+    has = {need for need, key in _NEEDS.items() if task.get(key) is not None}
+    kind = str(task.get("kind", "classification"))
+    reasons = {name: CATALOGUE[name].misfit(kind=kind, has=has) for name in names}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _wrong_objectives(objectives: Sequence[str], metric: str) -> Iterator[tuple[Key, str]]:

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
 
+from spaces.canonical import Frozen
+from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.objectives import OBJECTIVES, nearest, parse_constraint
-from spaces.space import PARAMETERS, Range
-from spaces.stages import Frozen
-from spaces.strategies import CATALOGUE
+from spaces.ranges import Choice, Parameter, Range
 from spaces.targets import PRECISIONS
-
-_SHARES = ("alpha", "alpha_end")
 
 
 class Section(Frozen):
@@ -53,16 +51,15 @@ def _bounds(value: Any) -> Any:
     return value
 
 
-def _within(name: str, bounds: tuple[float, float]) -> tuple[float, float]:
+def _within(span: Range, bounds: tuple[float, float]) -> tuple[float, float]:
     low, high = bounds
-    span = PARAMETERS[name]
     if low > high:
         raise ValueError(f"low {low:g} is above high {high:g}; swap the bounds")
     if span.kind == "integer" and (low < 1 or low != int(low) or high != int(high)):
         raise ValueError(f"found [{low:g}, {high:g}]; expected whole numbers from 1 up")
     if span.log and low <= 0:
         raise ValueError(f"low {low:g} is not above 0; the range is searched by factors, start at {span.low:g} or so")
-    if name in _SHARES and not 0 <= low <= high <= 1:
+    if span.share and not 0 <= low <= high <= 1:
         raise ValueError(f"found [{low:g}, {high:g}]; it is a weight: expected bounds from 0 to 1")
     return bounds
 
@@ -75,8 +72,19 @@ class _Quantization(Section):
     """Precisions at which every trained model is deployed and evaluated."""
 
 
-def _range_field(name: str, span: Range) -> Any:
-    bounds = Annotated[tuple[float, float], BeforeValidator(_bounds), AfterValidator(partial(_within, name))]
+def _field(parameter: Parameter) -> Any:
+    return _options_field(parameter) if isinstance(parameter, Choice) else _range_field(parameter)
+
+
+def _options_field(choice: Choice) -> Any:
+    known = tuple(str(option) for option in choice.options)
+    options = Annotated[tuple[str, ...], ONE_OR_MORE, Field(min_length=1), each("option", known)]
+    description = f"One or several of {', '.join(known)}: {choice.summary}. Otherwise all of them."
+    return (options | None, Field(default=None, description=description))
+
+
+def _range_field(span: Range) -> Any:
+    bounds = Annotated[tuple[float, float], BeforeValidator(_bounds), AfterValidator(partial(_within, span))]
     description = f"[low, high], or one number: {span.summary}. Otherwise [{span.low:g}, {span.high:g}]."
     return (bounds | None, Field(default=None, description=description))
 
@@ -88,7 +96,7 @@ else:
         "SpaceSpec",
         __base__=_Quantization,
         __doc__="What varies, by name. What is not named varies within its usual range.",
-        **{name: _range_field(name, span) for name, span in PARAMETERS.items()},
+        **{name: _field(parameter) for name, parameter in PARAMETERS.items()},
     )
 
 

@@ -1,10 +1,9 @@
 """How numbers and plans are said to people: one wording for the terminal, the report and the reasons of a choice."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from spaces.objectives import OBJECTIVES, QUALITY_METRICS
 from spaces.plan import Plan
-from spaces.stages import Chain, Distill, Finetune, Optimisation, SelectLayers, Stage
 
 _SHORT = {
     "latency_ms": "latency",
@@ -69,7 +68,7 @@ def say_layers(num_layers: int | None) -> str:
 
 def say_plan(plan: Plan) -> str:
     """A plan in words, stage after stage."""
-    return " → ".join(_say_stages(plan.stages))
+    return " → ".join(stage.say() for stage in plan.stages)
 
 
 def say_list(items: Sequence[str]) -> str:
@@ -79,37 +78,3 @@ def say_list(items: Sequence[str]) -> str:
 
 def _three_digits(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _say_stages(stages: Iterable[Stage]) -> list[str]:
-    return [_say_stage(stage) for stage in stages]
-
-
-def _say_stage(stage: Stage) -> str:
-    if isinstance(stage, Finetune):
-        how = f"LoRA rank {stage.lora.rank}, " if stage.lora else ""
-        return f"fine-tune ({how}{_say_optimisation(stage.optimisation)})"
-    if isinstance(stage, SelectLayers):
-        return f"keep {say_layers(len(stage.layers))} ({', '.join(map(str, stage.layers))})"
-    return f"distil from {_say_teacher(stage.teacher)} ({_say_loss(stage)}, {_say_optimisation(stage.optimisation)})"
-
-
-def _say_optimisation(optimisation: Optimisation) -> str:
-    epochs = "1 epoch" if optimisation.epochs == 1 else f"{optimisation.epochs} epochs"
-    return f"{epochs}, rate {_say_rate(optimisation.learning_rate)}"
-
-
-def _say_rate(rate: float) -> str:
-    """1e-4, 7.1e-5: without the zero that Python writes before a small exponent."""
-    digits, _, exponent = f"{rate:.1e}".partition("e")
-    return f"{digits.removesuffix('.0')}e{int(exponent)}"
-
-
-def _say_loss(stage: Distill) -> str:
-    moving = "" if stage.alpha == stage.alpha_end else f" to {stage.alpha_end:.2g}"
-    return f"temperature {stage.temperature:.3g}, soft weight {stage.alpha:.2g}{moving}"
-
-
-def _say_teacher(teacher: Chain) -> str:
-    epochs = [stage.optimisation.epochs for stage in teacher.stages if not isinstance(stage, SelectLayers)]
-    return f"a teacher fine-tuned for {sum(epochs)} epochs" if epochs else "the base as it is"

@@ -2,3 +2,6 @@
 
 Data only: nothing here trains, measures or searches, and neither torch nor Ray is imported.
 """
+
+# A plan is read back from JSON by its stages' kinds, so every method must be known wherever plans are.
+from spaces import catalogue as catalogue

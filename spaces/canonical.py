@@ -12,9 +12,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 _BLOCK_BYTES = 1 << 20
+
+
+class _Later:
+    """See ``LATER``."""
+
+
+LATER = _Later()
+"""Marks a field that came after models of its kind had been fingerprinted: ``Annotated[bool, LATER] = False``.
+
+While it has its default it is left out, so that what was made before it came is still found.
+"""
+
+
+class Frozen(BaseModel):
+    """Immutable settings that refuse what they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def canonical_json(value: Any) -> str:
@@ -43,6 +60,15 @@ def file_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+def identifying_fields(model: BaseModel) -> dict[str, Any]:
+    """The fields of ``model`` that tell it from others, by name: all but those marked ``LATER`` at their default."""
+    return {
+        name: value
+        for name, field in type(model).model_fields.items()
+        if (value := getattr(model, name)) != field.default or LATER not in field.metadata
+    }
+
+
 def _plain(value: Any, where: str) -> Any:
     if value is None or isinstance(value, str | bool):
         return value
@@ -53,7 +79,7 @@ def _plain(value: Any, where: str) -> Any:
             raise ValueError(f"{where}: {value} has no canonical form; a fingerprint needs a finite number")
         return value + 0.0  # -0.0 and 0.0 are one value
     if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name), f"{where}.{name}") for name in type(value).model_fields}
+        return {name: _plain(item, f"{where}.{name}") for name, item in identifying_fields(value).items()}
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.choosers import Chooser, MiddleChooser, RecordingChooser, Value
-from spaces.plan import Plan, Shape
+from spaces.plan import Plan
+from spaces.shape import Shape
 from spaces.space import Space
-from spaces.strategies import CATALOGUE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ def opening(space: Space) -> Iterator[Draw]:
     sizes = sorted(space.student_layers, reverse=True)
     students = 0
     for name in space.strategies:
-        defaults: dict[str, Value] = {parameter: span.default for parameter, span in space.ranges.items()}
+        defaults: dict[str, Value] = {span.name: span.default for span in {**PARAMETERS, **space.narrowed}.values()}
         defaults["strategy"] = name
         if CATALOGUE[name].student:
             defaults["student_layers"] = sizes[students % len(sizes)]
@@ -41,9 +42,20 @@ def opening(space: Space) -> Iterator[Draw]:
         yield draw(space, MiddleChooser(defaults))
 
 
+def shapes(space: Space) -> list[Shape]:
+    """Every shape that a plan of ``space`` can end in, and the base itself (the reference); students first."""
+    reference = space.shape(space.base_layers)
+    ends = [shape for name in space.strategies for shape in CATALOGUE[name].ends_in(space)]
+    return sorted(dict.fromkeys([*ends, reference]), key=lambda shape: shape.num_layers or space.base_layers)
+
+
 def restrict(space: Space, feasible: Callable[[Shape], bool]) -> Space:
-    """``space`` without the sizes, and so the strategies, that are not feasible."""
+    """``space`` without the sizes that are not feasible, and without strategies that could end in such a shape."""
     layers = tuple(k for k in space.student_layers if feasible(space.shape(k)))
-    fits = {False: feasible(space.shape(space.base_layers)), True: bool(layers)}
-    names = tuple(name for name in space.strategies if fits[CATALOGUE[name].student])
-    return replace(space, student_layers=layers, strategies=names)
+    left = replace(space, student_layers=layers)
+    names = [name for name in space.strategies if _stays(CATALOGUE[name].ends_in(left), feasible)]
+    return replace(left, strategies=tuple(names))
+
+
+def _stays(ends: tuple[Shape, ...], feasible: Callable[[Shape], bool]) -> bool:
+    return bool(ends) and all(feasible(shape) for shape in ends)

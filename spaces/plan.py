@@ -5,17 +5,8 @@ from typing import Any
 
 from pydantic import Field
 
-from spaces.canonical import canonical_json, fingerprint
-from spaces.stages import Chain, Frozen, SelectLayers, Stage
-
-
-class Shape(Frozen):
-    """What serving cost depends on, beside precision and target: never on weights."""
-
-    base: str
-    """Fingerprint of the base model."""
-    num_layers: int | None = None
-    """Layers that are left; None: the base's own number."""
+from spaces.canonical import canonical_json, fingerprint, identifying_fields
+from spaces.stages import Chain, Stage, Training
 
 
 class Plan(Chain):
@@ -46,14 +37,8 @@ class Plan(Chain):
         for length, stage in enumerate(self.stages, 1):
             for teacher in stage.teachers:
                 yield from self.on_same_data(teacher).trained_prefixes()
-            if stage.trains:
+            if isinstance(stage, Training):
                 yield self.prefix(length)
-
-    @property
-    def shape(self) -> Shape:
-        """The shape of the model that the plan ends in."""
-        cuts = [stage for stage in self.stages if isinstance(stage, SelectLayers)]
-        return Shape(base=self.base, num_layers=len(cuts[-1].layers) if cuts else None)
 
     def to_json(self) -> str:
         """The plan as canonical JSON; ``Plan.model_validate_json`` reads it back."""
@@ -65,6 +50,14 @@ def _identity(chain: Chain) -> dict[str, Any]:
 
 
 def _stage_identity(stage: Stage) -> dict[str, Any]:
-    fields = {name: getattr(stage, name) for name in type(stage).model_fields}
-    chains = {name: _identity(value) for name, value in fields.items() if isinstance(value, Chain)}
-    return {**fields, **chains, "version": stage.version}
+    fields = {name: _chains_by_identity(value) for name, value in identifying_fields(stage).items()}
+    return {**fields, "version": stage.version}
+
+
+def _chains_by_identity(value: Any) -> Any:
+    """A chain, or several, as what identifies it; anything else as it is."""
+    if isinstance(value, Chain):
+        return _identity(value)
+    if isinstance(value, tuple) and value and all(isinstance(item, Chain) for item in value):
+        return [_identity(item) for item in value]
+    return value

@@ -1,18 +1,16 @@
 """The steps that a plan is made of: typed, validated, frozen settings. Data, no code.
 
-A stage says *what* is done to a model. How it is done is a function in ``trainers`` with the stage's ``kind`` as its
-name in ``trainers.run_stage``.
+A stage says *what* is done to a model and names the function in ``trainers`` that does it. The stages themselves stand
+in ``spaces.methods``, each with the strategies that are built from it.
 """
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
-
-class Frozen(BaseModel):
-    """Immutable settings that refuse what they do not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from spaces.canonical import Frozen
+from spaces.shape import Shape
 
 
 class Optimisation(Frozen):
@@ -31,76 +29,60 @@ class Optimisation(Frozen):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Zero by default: faster, and the result then does not depend on the number of workers."""
 
-
-class Lora(Frozen):
-    """Low-rank adaptation, ΔW = (alpha / rank) B A with B = 0 at the start. [Hu2021] Eq. 3."""
-
-    rank: int = Field(ge=1)
-    alpha: float = Field(gt=0)
-    target: Literal["all", "attention"] = "all"
-    """Which linear layers carry an adapter: all of them, or those of attention only."""
+    def say(self) -> str:
+        """In words: epochs and peak rate."""
+        return f"{'1 epoch' if self.epochs == 1 else f'{self.epochs} epochs'}, rate {_say_rate(self.learning_rate)}"
 
 
-class _Step(Frozen):
-    """What every stage has."""
+class Stage(Frozen):
+    """One step on a model. A subclass gives ``kind`` a default: the name under which it is read back."""
+
+    carried_out_by: ClassVar[str]
+    """``module:function`` that does it: ``function(model, job)`` where it trains, else ``function(model, stage)``."""
+    version: ClassVar[int] = 1
+    """Raise it when the code behind the stage changes its result: old artifacts are then not found again."""
+
+    kind: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        if isinstance(name := cls.model_fields["kind"].default, str):
+            _KINDS[name] = cls
 
     @property
     def teachers(self) -> tuple["Chain", ...]:
         """The chains whose models it needs beside the one that it works on."""
         return ()
 
+    def reshape(self, shape: Shape) -> Shape:
+        """The shape of the model after the stage."""
+        return shape
 
-class Finetune(_Step):
-    """Train on the gold labels; with ``lora``, only adapters and the head, merged into the weights at the end."""
+    def say(self) -> str:
+        """In a few words, for people."""
+        raise NotImplementedError(f"{type(self).__name__} has no words for people; give it a `say`")
 
-    trains: ClassVar[bool] = True
-    version: ClassVar[int] = 1
-    """Raise it when the code behind the stage changes its result: old artifacts are then not found again."""
 
-    kind: Literal["finetune"] = "finetune"
+class Training(Stage):
+    """A stage that fits weights; its result is published and found again."""
+
     optimisation: Optimisation
-    lora: Lora | None = None
 
 
-class SelectLayers(_Step):
-    """Keep some transformer layers of the model so far, with its embeddings and head: how a student begins."""
-
-    trains: ClassVar[bool] = False
-    version: ClassVar[int] = 1
-
-    kind: Literal["select_layers"] = "select_layers"
-    layers: tuple[int, ...] = Field(min_length=1)
-    """Which layers stay, counted from 0 at the input, rising."""
-
-    @model_validator(mode="after")
-    def _rising(self) -> "SelectLayers":
-        if list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
-            raise ValueError(f"`layers` must be rising and not negative, but got {self.layers}")
-        return self
+_KINDS: dict[str, type[Stage]] = {}
 
 
-class Distill(_Step):
-    """Train on a teacher's distribution: alpha T² KL(teacher ‖ student) + (1 - alpha) CE. [Hinton2015] § 2."""
-
-    trains: ClassVar[bool] = True
-    version: ClassVar[int] = 1
-
-    kind: Literal["distill"] = "distill"
-    optimisation: Optimisation
-    teacher: "Chain"
-    """The model whose outputs teach: a chain of its own, trained once however many plans name it."""
-    temperature: float = Field(gt=0)
-    alpha: float = Field(ge=0, le=1)
-    """Weight of the soft loss at the first step."""
-    alpha_end: float = Field(ge=0, le=1)
-    """Weight of the soft loss at the last step; moves linearly. Equal to ``alpha``: it stays."""
-
-    @property
-    def teachers(self) -> tuple["Chain", ...]:
-        return (self.teacher,)
+def _read(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    kind = value.get("kind")
+    if kind not in _KINDS:
+        raise ValueError(f"unknown stage {kind!r}; known: {', '.join(sorted(_KINDS))}")
+    return _KINDS[kind].model_validate(value)
 
 
-Stage = Annotated[Finetune | SelectLayers | Distill, Field(discriminator="kind")]
+AnyStage = Annotated[SerializeAsAny[Stage], BeforeValidator(_read)]
+"""Any stage, read back from JSON by its ``kind``."""
 
 
 class Chain(Frozen):
@@ -108,7 +90,23 @@ class Chain(Frozen):
 
     base: str = Field(min_length=1)
     """Fingerprint of the base model's content (``trainers.models.inspect_model``)."""
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[AnyStage, ...] = ()
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the model that the chain ends in."""
+        shape = Shape(base=self.base)
+        for stage in self.stages:
+            shape = stage.reshape(shape)
+        return shape
+
+    def say_teacher(self) -> str:
+        """In words, as the one that teaches."""
+        epochs = sum(stage.optimisation.epochs for stage in self.stages if isinstance(stage, Training))
+        return f"a teacher fine-tuned for {epochs} epochs" if epochs else "the base as it is"
 
 
-Distill.model_rebuild()
+def _say_rate(rate: float) -> str:
+    """1e-4, 7.1e-5: without the zero that Python writes before a small exponent."""
+    digits, _, exponent = f"{rate:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from spaces.stages import Frozen
+from spaces.canonical import Frozen
 
 Source = Annotated[str, StringConstraints(min_length=1)]
 """Where rows are: a file, a glob of files, or a URI."""

@@ -15,12 +15,13 @@ import yaml
 
 from search.ledger import Ledger, Proposal, write_table
 from search.records import Record
+from spaces.catalogue import CATALOGUE
 from spaces.choosers import RandomChooser
 from spaces.draw import Draw, draw, opening
+from spaces.methods.finetune import baseline
 from spaces.plan import Plan
 from spaces.space import Space
 from spaces.stages import Optimisation
-from spaces.strategies import CATALOGUE
 from trainers.storage import Storage
 
 BASE_LAYERS = 6
@@ -104,7 +105,7 @@ def make_record(number: int = 0, *, quality: float | None = 0.7, latency_ms: flo
         "trial_id": f"t{number:05d}",
         "number": number,
         "strategy": "full",
-        "plan": make_space().baseline().to_json(),
+        "plan": baseline(make_space()).to_json(),
         "fingerprint": f"{number:064d}",
         "params": {},
         "precision": "fp32",

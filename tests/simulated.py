@@ -21,7 +21,8 @@ from search.ledger import Ledger
 from search.scheduler import ParetoHalving
 from spaces.canonical import canonical_json
 from spaces.choosers import RandomChooser
-from spaces.draw import draw, opening
+from spaces.draw import draw, opening, shapes
+from spaces.methods.finetune import baseline
 from trainers.context import Progress
 from trainers.results import Measured, Result
 from trainers.storage import Storage
@@ -184,7 +185,7 @@ def _costs():
             "latency_ms": (shape.num_layers or 6) * factor[precision] * factor[target],
             "size_mb": (40 + 8.0 * (shape.num_layers or 6)) * factor[precision],
         }
-        for shape in SPACE.shapes()
+        for shape in shapes(SPACE)
         for precision in PRECISIONS
         for target in TARGETS
     }
@@ -220,7 +221,7 @@ def new_conductor(world, case, ears=None, **changes):
         costs=_costs(),
         estimated=frozenset({"phone"}),
         opening=case.opening,
-        baseline=SPACE.baseline().fingerprint,
+        baseline=baseline(SPACE).fingerprint,
         base_layers=6,
         precisions=PRECISIONS,
         limits=Limits(trials=case.trials, minutes=case.minutes, device_hours=case.device_hours),

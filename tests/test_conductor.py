@@ -32,8 +32,10 @@ from simulated import (
 from search.conductor import DONE, WAIT
 from search.sampler import TpeSampler
 from search.scheduler import NeverStop
+from spaces.catalogue import CATALOGUE
 from spaces.choosers import FixedChooser
-from spaces.draw import Draw, draw, opening, restrict
+from spaces.draw import Draw, draw, opening, restrict, shapes
+from spaces.methods.finetune import baseline
 from spaces.objectives import parse_constraint
 from trainers.context import Progress
 from trainers.results import Measured, Result
@@ -69,7 +71,7 @@ def test_some_plans_are_stopped_early_and_have_one_row_each():
 
 def test_the_opening_comes_first_and_once():
     draws = [proposal.draw for proposal in ledger_of(run_search(Case())).proposals]
-    assert draws[:6] == list(opening(SPACE))
+    assert draws[: len(CATALOGUE)] == list(opening(SPACE))
 
 
 def test_records_carry_known_costs_and_what_reuse_saved():
@@ -169,7 +171,7 @@ _CASES = {
         goals=replace(
             GOALS, constraints=tuple(map(parse_constraint, ("size_mb <= 60", "accuracy >= 0.95 * baseline")))
         ),
-        opening=(Draw(strategy="baseline", params={}, plan=SPACE.baseline()), *tuple(opening(SPACE))[1:]),
+        opening=(Draw(strategy="baseline", params={}, plan=baseline(SPACE)), *tuple(opening(SPACE))[1:]),
     ),
 }
 
@@ -339,7 +341,7 @@ def test_shapes_that_are_ruled_out_are_recorded_once_with_the_reason():
     goals = replace(GOALS, constraints=(parse_constraint("latency_ms <= 12"),))
     case, world = Case(trials=2, goals=goals), World()
     for _ in range(2):
-        new_conductor(world, case).rule_out(SPACE.shapes())
+        new_conductor(world, case).rule_out(shapes(SPACE))
     records = ledger_of(world).records
     assert sorted(record.record_id for record in records) == ["shape-6-fp32-phone"]
     assert records[0].status == "infeasible"
@@ -357,9 +359,9 @@ def _check_whole_but_shapes(world, case):
 
 def test_variants_that_known_constraints_forbid_are_not_evaluated_except_for_the_baseline():
     goals = replace(GOALS, constraints=(parse_constraint("size_mb <= 60"),))
-    baseline = Draw(strategy="baseline", params={}, plan=SPACE.baseline())
+    reference = Draw(strategy="baseline", params={}, plan=baseline(SPACE))
     space = restrict(SPACE, lambda shape: shape.num_layers is not None)
-    case = Case(trials=2, goals=goals, opening=(baseline, *opening(space)), scheduler=NeverStop())
+    case = Case(trials=2, goals=goals, opening=(reference, *opening(space)), scheduler=NeverStop())
     ledger = ledger_of(run_search(case))
     every = tuple(itertools.product(PRECISIONS, TARGETS))
     assert ledger.proposals[0].variants == every
@@ -417,7 +419,7 @@ def test_a_lowered_budget_proposes_nothing_and_keeps_everything():
 
 
 def test_a_space_without_another_plan_ends_the_search():
-    case, ears = Case(trials=20, sampler=lambda *_: None), Ears()
+    case, ears = Case(trials=40, sampler=lambda *_: None), Ears()
     world = run_search(case, ears=ears)
-    assert len(ledger_of(world).proposals) == 6
+    assert len(ledger_of(world).proposals) == len(CATALOGUE)
     assert ("said", "the space has no plan left that was not tried") in ears.heard

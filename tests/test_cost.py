@@ -8,7 +8,7 @@ import torch
 from tiny_models import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from spaces.plan import Shape
+from spaces.shape import Shape
 from spaces.targets import TARGETS, Precision
 from trainers import onnx_graph
 from trainers.context import Context

@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from torch import distributed, multiprocessing
 from training_task import finetuning, fitting, plan_of, tiny_context
 
-from spaces.stages import Chain, Distill, Lora, SelectLayers
+from spaces.methods.cut import SelectLayers
+from spaces.methods.distill import Distill
+from spaces.methods.finetune import Lora
+from spaces.stages import Chain
 from trainers.context import Context, Progress, Stopped
 from trainers.loop import TrainingError
 from trainers.ranks import RankError, Ranks, solo

@@ -10,8 +10,10 @@ import torch
 from tiny_models import KINDS, tiny_model
 from transformers import PreTrainedModel
 
+from spaces.methods.cut import SelectLayers
+from spaces.methods.finetune import Finetune
 from spaces.plan import Plan
-from spaces.stages import Finetune, Optimisation, SelectLayers
+from spaces.stages import Optimisation
 from trainers import onnx_graph
 from trainers.artifacts import Artifact
 from trainers.context import Context

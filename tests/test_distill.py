@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from training_task import LABELS, finetuning, fitting, plan_of, tiny_context
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from spaces.canonical import fingerprint
-from spaces.stages import Chain, Distill, SelectLayers
+from spaces.methods.cut import SelectLayers
+from spaces.methods.distill import Distill
+from spaces.stages import Chain
 from trainers.batches import collate
 from trainers.context import Context, Progress
 from trainers.distill import taught_loss
@@ -87,11 +90,12 @@ def test_the_weight_of_the_soft_loss_moves_linearly(taught: Context) -> None:
     outputs = teacher_outputs(TEACHER, taught).log_probs
     batch = collate(split_tokens(taught, base="base", split="train"), [3, 0, 7], pad_id=0)
     logits = torch.randn(3, len(LABELS), generator=torch.Generator().manual_seed(0))
+    answer = SequenceClassifierOutput(logits=logits)
     loss = taught_loss(distilling(alpha=0.9, alpha_end=0.1), outputs)
     for share, alpha in ((0.0, 0.9), (0.5, 0.5), (1.0, 0.1)):
         teacher = torch.from_numpy(outputs[[3, 0, 7]])
         expected = soft_label_loss(logits, teacher, batch.labels_P, temperature=2.0, alpha=alpha)
-        torch.testing.assert_close(loss(logits, batch, share), expected)
+        torch.testing.assert_close(loss(answer, batch, share), expected)
 
 
 def test_one_teacher_serves_two_plans(tmp_path: Path) -> None:

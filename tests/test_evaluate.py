@@ -14,8 +14,9 @@ from sklearn.metrics import f1_score
 from tiny_models import WORDS, tiny_model
 from transformers import PreTrainedModel
 
+from spaces.methods.finetune import Finetune
 from spaces.plan import Plan
-from spaces.stages import Finetune, Optimisation
+from spaces.stages import Optimisation
 from trainers.context import Context
 from trainers.datasets import Rows
 from trainers.deploy import write_graph

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from search.prepare import prepare
 from search.spec import load_spec
-from spaces.stages import SelectLayers
+from spaces.methods.cut import SelectLayers
 from trainers.carry_out import carry_out
 from trainers.compute import features
 from trainers.context import Context

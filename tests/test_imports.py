@@ -18,7 +18,7 @@ def _run(code, *, cwd):
 @pytest.mark.parametrize(
     "module",
     [
-        *("spaces.draw", "spaces.strategies", "spaces.task", "trainers.storage", "trainers.artifacts"),
+        *("spaces.draw", "spaces.catalogue", "spaces.task", "trainers.storage", "trainers.artifacts"),
         *("trainers.context", "search", "search.run", "search.cli", "search.spec", "search.sampler"),
         *("search.conductor", "search.cluster", "search.report.build"),
     ],

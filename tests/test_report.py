@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -23,6 +24,7 @@ from search.report.text import render_text
 from search.run import RunError, load_run
 from search.words import say, say_duration, say_list, say_plan
 from spaces.draw import opening
+from spaces.methods.finetune import baseline
 from trainers.storage import Storage
 
 HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>"
@@ -326,8 +328,9 @@ def test_numbers_in_words(name, value, said):
 
 
 def test_plans_in_words():
-    distilled = next(found.plan for found in opening(make_space()) if found.strategy == "dft")
-    assert say_plan(make_space().baseline()) == "fine-tune (3 epochs, rate 1e-4)"
+    space = replace(make_space(), strategies=("dft",), student_layers=(1,))
+    distilled = next(opening(space)).plan
+    assert say_plan(baseline(make_space())) == "fine-tune (3 epochs, rate 1e-4)"
     assert say_plan(distilled) == (
         "keep 1 layer (0) → distil from a teacher fine-tuned for 3 epochs "
         "(temperature 2, soft weight 0.5 to 0.3, 3 epochs, rate 2e-4)"

@@ -12,9 +12,11 @@ from ledgers import make_space
 from search.history import Outcome
 from search.pareto import hypervolume
 from search.sampler import RandomSampler, TpeSampler, make_sampler
+from spaces.catalogue import PARAMETERS
 from spaces.choosers import FixedChooser, RandomChooser
 from spaces.draw import Draw, draw, opening
-from spaces.space import Range
+from spaces.methods.finetune import baseline
+from spaces.ranges import Range
 from spaces.stages import Optimisation
 
 _DIRECTIONS = ("max", "min")
@@ -99,13 +101,15 @@ def test_a_proposal_is_a_member_of_the_space(sampler):
 def _tiny(epochs=2):
     """A space of 3 students × ``epochs`` + ``epochs`` plans of full size."""
     fixed = {
-        name: Range(span.default, span.default, span.default, span.kind) for name, span in make_space().ranges.items()
+        name: replace(span, low=span.default, high=span.default)
+        for name, span in PARAMETERS.items()
+        if isinstance(span, Range)
     }
     return replace(
         make_space(),
         strategies=("full", "small_finetune"),
         student_layers=(1, 2, 3),
-        ranges={**fixed, "epochs": Range(1, epochs, 1, "integer")},
+        narrowed={**fixed, "epochs": replace(PARAMETERS["epochs"], low=1, high=epochs, default=1)},
         teacher_recipes={"standard": Optimisation(learning_rate=1e-4, epochs=3)},
     )
 
@@ -169,7 +173,7 @@ def test_failures_alone_do_not_stop_the_search():
 def test_a_plan_from_outside_the_space_is_passed_over():
     """The baseline that a constraint needs, where `full` is not searched."""
     space = replace(make_space(), strategies=("lora", "dft"))
-    outside = Draw(strategy="baseline", params={}, plan=space.baseline())
+    outside = Draw(strategy="baseline", params={}, plan=baseline(space))
     told = Outcome(number=0, draw=outside, precision="fp32", values=(0.9, 6.0))
     past = [told, *_outcomes(_random_draws(space, 12))]
     found = TpeSampler(space=space, directions=_DIRECTIONS, seed=0)(past, [outside], 13)
@@ -177,7 +181,7 @@ def test_a_plan_from_outside_the_space_is_passed_over():
 
 
 def _reached(name, seed, trials):
-    space = make_space(seed)
+    space = replace(make_space(seed), strategies=("full", "lora", "small_finetune", "dft", "distill_then_finetune"))
     sampler = make_sampler(name, space=space, directions=_DIRECTIONS, seed=seed)
     draws = list(opening(space))
     while len(draws) < trials:
@@ -187,6 +191,6 @@ def _reached(name, seed, trials):
 
 
 def test_tpe_is_better_than_chance():
-    gains = [_reached("tpe", seed, 32) - _reached("random", seed, 32) for seed in range(10)]
+    gains = [_reached("tpe", seed, 40) - _reached("random", seed, 40) for seed in range(10)]
     assert np.mean(gains) > 0
     assert sum(gain > 0 for gain in gains) >= 7

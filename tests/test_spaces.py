@@ -4,6 +4,7 @@ import enum
 import json
 import math
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from spaces.canonical import canonical_json, file_fingerprint, fingerprint
+from spaces.canonical import LATER, Frozen, canonical_json, file_fingerprint, fingerprint
+from spaces.methods.cut import SelectLayers, spread
+from spaces.methods.distill import Distill
+from spaces.methods.finetune import Finetune, Lora
 from spaces.objectives import OBJECTIVES, parse_constraint
-from spaces.plan import Plan, Shape
-from spaces.space import spread
-from spaces.stages import Chain, Distill, Finetune, Lora, Optimisation, SelectLayers
+from spaces.plan import Plan
+from spaces.shape import Shape
+from spaces.stages import Chain, Optimisation
 
 _BASE, _DATA = "b" * 64, "d" * 64
 _OPTIMISATION = Optimisation(learning_rate=1e-4, epochs=3)
@@ -299,3 +303,26 @@ def test_a_constraint_is_the_comparison_it_is_written_as(name, op, bound, value)
     constraint = parse_constraint(f"{name} {op} {bound!r}")
     assert constraint.holds({name: value}) is reference
     assert constraint.known is OBJECTIVES[name].known
+
+
+# Stages ---------------------------------------------------------------------------------------------------------------
+
+
+class _Later(Frozen):
+    old: int = 1
+    new: Annotated[bool, LATER] = False
+
+
+def test_a_field_that_came_later_changes_nothing_while_it_has_its_default():
+    assert canonical_json(_Later()) == '{"old":1}'
+    assert canonical_json(_Later(new=True)) == '{"new":true,"old":1}'
+
+
+def test_an_unknown_stage_is_named():
+    with pytest.raises(ValidationError, match=r"unknown stage .frobnicate.; known: .*finetune"):
+        Plan.model_validate_json('{"base": "b", "data": "d", "stages": [{"kind": "frobnicate"}]}')
+
+
+def test_a_chain_has_the_shape_that_its_stages_leave():
+    assert _plan(_FULL).shape == Shape(base=_BASE)
+    assert _plan(_FULL, SelectLayers(layers=(0, 2, 5)), _CUT).shape == Shape(base=_BASE, num_layers=2)

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from search.spec import Spec, SpecError, load_spec, space_of, spec_differences, spec_to_yaml
+from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.draw import opening
-from spaces.space import PARAMETERS
-from spaces.strategies import CATALOGUE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 GOOD = {
@@ -242,9 +241,9 @@ def test_the_space_has_the_specs_ranges_with_defaults_inside(tmp_path: Path) -> 
     overrides = ["search.space.temperature=[5, 6]", "search.space.epochs=1", "search.batch_size=8", "search.seed=4"]
     spec = load_spec(write(tmp_path, GOOD), overrides)
     space = space_of(spec, base=model(6), data="d", teacher=model(12, "t" * 64))
-    assert (space.ranges["temperature"].low, space.ranges["temperature"].default) == (5, 5)
-    assert (space.ranges["epochs"].low, space.ranges["epochs"].high) == (1, 1)
-    assert space.ranges["alpha"] == PARAMETERS["alpha"]
+    assert (space.narrowed["temperature"].low, space.narrowed["temperature"].default) == (5, 5)
+    assert (space.narrowed["epochs"].low, space.narrowed["epochs"].high) == (1, 1)
+    assert space.range(PARAMETERS["alpha"]) == PARAMETERS["alpha"]
     assert space.teacher_base == "t" * 64
     assert space.teacher_recipes["long"].batch_size == space.batch_size == 8
     assert space.seed == 4

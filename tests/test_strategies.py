@@ -1,5 +1,6 @@
 """Drawing plans: every draw is in the space and can be drawn again; only what is used is asked for."""
 
+import importlib
 import random
 from dataclasses import replace
 
@@ -8,24 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import make_space
 
+from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.choosers import FixedChooser, MiddleChooser, RandomChooser, RecordingChooser
-from spaces.draw import draw, opening, restrict
+from spaces.draw import draw, opening, restrict, shapes
+from spaces.methods.cut import SelectLayers
+from spaces.methods.distill import Distill
+from spaces.methods.finetune import Finetune, baseline
 from spaces.plan import Plan
-from spaces.space import PARAMETERS, Range, Space
-from spaces.stages import Distill, Finetune, Optimisation
-from spaces.strategies import CATALOGUE
-
-_ACTIVE = {
-    "full": {"learning_rate", "epochs"},
-    "lora": {"lora_rank", "lora_learning_rate", "epochs"},
-    "small_finetune": {"student_layers", "student_learning_rate", "epochs"},
-    "distill_soft": {"teacher", "student_layers", "alpha", "student_learning_rate", "epochs", "temperature"},
-    "distill_then_finetune": {
-        *("teacher", "student_layers", "student_learning_rate", "epochs", "temperature"),
-        *("polish_learning_rate", "polish_epochs"),
-    },
-    "dft": {"teacher", "student_layers", "student_learning_rate", "epochs", "temperature", "alpha", "alpha_end"},
-}
+from spaces.ranges import Choice
+from spaces.space import Space
+from spaces.stages import Optimisation, Training
 
 
 @st.composite
@@ -33,6 +26,10 @@ def _ranges(draw_):
     """The usual ranges, narrowed to any two of their values: fixed numbers and awkward digits included."""
     found = {}
     for name, span in PARAMETERS.items():
+        if isinstance(span, Choice):
+            chosen = draw_(st.lists(st.sampled_from(span.options), min_size=1, unique=True))
+            found[name] = replace(span, options=tuple(chosen))
+            continue
         if span.kind == "integer":
             bounds = st.integers(int(span.low), int(span.high))
         else:
@@ -52,7 +49,7 @@ def _spaces(draw_):
         seed=draw_(st.integers(0, 9)),
         strategies=tuple(draw_(st.lists(st.sampled_from(sorted(CATALOGUE)), min_size=1, unique=True))),
         student_layers=tuple(sorted(draw_(st.sets(st.integers(1, total), min_size=1, max_size=5)))),
-        ranges=draw_(_ranges()),
+        narrowed=draw_(_ranges()),
         teacher_recipes={
             "a": Optimisation(learning_rate=1e-4, epochs=3),
             "b": Optimisation(learning_rate=2e-4, epochs=5),
@@ -78,13 +75,20 @@ def test_every_draw_is_a_member_and_can_be_drawn_again(space, seed):
 @given(_spaces(), _SEEDS)
 def test_every_value_is_within_its_range(space, seed):
     found = _random(space, seed)
-    assert set(found.params) == _ACTIVE[found.strategy]
+    strategy = CATALOGUE[found.strategy]
+    assert set(found.params) <= {span.name for span in strategy.parameters} | {"student_layers", "teacher"}
+    assert ("student_layers" in found.params) is strategy.student
+    assert ("teacher" in found.params) is ("teacher" in strategy.needs)
     for name, value in found.params.items():
-        if name in space.ranges:
-            assert space.ranges[name].low <= value <= space.ranges[name].high
-            assert isinstance(value, int if space.ranges[name].kind == "integer" else float)
+        span = space.narrowed.get(name)
+        if isinstance(span, Choice):
+            assert value in span.options
+        elif span is not None:
+            assert span.low <= value <= span.high
+            assert isinstance(value, int if span.kind == "integer" else float)
     assert found.params.get("student_layers", space.base_layers) in {*space.student_layers, space.base_layers}
-    assert found.plan.shape in space.shapes()
+    assert found.plan.shape in strategy.ends_in(space)
+    assert found.plan.shape in shapes(space)
 
 
 @given(_spaces(), _SEEDS)
@@ -105,15 +109,19 @@ def test_parameters_that_are_not_active_change_nothing(seed, other_seed):
 def test_the_range_of_a_parameter_that_is_not_active_changes_no_fingerprint(seed, name):
     space = make_space()
     found = _random(space, seed)
-    narrowed = replace(space, ranges={**space.ranges, name: Range(1, 1, 1, space.ranges[name].kind)})
-    values = {"strategy": found.strategy, **found.params}
-    if name in found.params:
-        values[name] = 1
-        assert (
-            draw(narrowed, FixedChooser(values)).plan.fingerprint != found.plan.fingerprint or found.params[name] == 1
-        )
-    else:
-        assert draw(narrowed, FixedChooser(values)).plan.fingerprint == found.plan.fingerprint
+    span = PARAMETERS[name]
+    at = span.options[-1] if isinstance(span, Choice) else 1
+    changes = {"options": (at,)} if isinstance(span, Choice) else {"low": at, "high": at, "default": at}
+    values = {"strategy": found.strategy, **found.params, **({name: at} if name in found.params else {})}
+    again = draw(replace(space, narrowed={name: replace(span, **changes)}), FixedChooser(values))
+    assert (again.plan.fingerprint == found.plan.fingerprint) is (found.params.get(name, at) == at)
+
+
+@given(st.sampled_from(sorted(CATALOGUE)))
+def test_every_parameter_of_a_strategy_can_be_asked_for(name):
+    space = replace(make_space(), strategies=(name,))
+    asked = {parameter for seed in range(60) for parameter in _random(space, seed).params}
+    assert asked >= {span.name for span in CATALOGUE[name].parameters}
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -123,7 +131,8 @@ def test_a_strategy_is_the_chain_it_says(name):
         "full": ["finetune"],
         "lora": ["finetune"],
         "small_finetune": ["select_layers", "finetune"],
-        "distill_soft": ["finetune", "select_layers", "distill"],
+        "distill_soft": ["select_layers", "distill"],
+        "finetune_then_distill": ["finetune", "select_layers", "distill"],
         "distill_then_finetune": ["finetune", "select_layers", "distill", "finetune"],
         "dft": ["select_layers", "distill"],
     }
@@ -133,15 +142,15 @@ def test_a_strategy_is_the_chain_it_says(name):
     assert CATALOGUE[name].student is (found.plan.shape.num_layers is not None)
 
 
-@pytest.mark.parametrize("name", ["distill_soft", "distill_then_finetune", "dft"])
+@pytest.mark.parametrize("name", ["distill_soft", "finetune_then_distill", "distill_then_finetune", "dft"])
 def test_a_student_is_taught_by_one_of_the_recipes_whose_first_is_the_baseline(name):
     space = replace(make_space(), strategies=(name,), teacher_recipes={"only": make_space().teacher_recipes["long"]})
     plan = _random(space, 0).plan
     distill = next(stage for stage in plan.stages if isinstance(stage, Distill))
-    assert plan.on_same_data(distill.teacher) == space.baseline()
+    assert plan.on_same_data(distill.teacher) == baseline(space)
 
 
-@pytest.mark.parametrize("name", ["distill_soft", "distill_then_finetune"])
+@pytest.mark.parametrize("name", ["finetune_then_distill", "distill_then_finetune"])
 def test_a_student_of_another_model_starts_at_the_base(name):
     space = replace(make_space(), strategies=(name,), teacher_base="t" * 64)
     plan = _random(space, 0).plan
@@ -160,7 +169,8 @@ def test_the_opening_tries_every_strategy_once(space):
 
 def test_the_opening_stands_at_the_defaults_and_spreads_the_sizes():
     draws = list(opening(make_space()))
-    assert [found.params["student_layers"] for found in draws if "student_layers" in found.params] == [4, 3, 2, 1]
+    sizes = [found.params["student_layers"] for found in draws if "student_layers" in found.params]
+    assert sizes == [(4, 3, 2, 1)[index % 4] for index in range(len(sizes))]
     for found in draws:
         for name in set(found.params) & set(PARAMETERS):
             assert found.params[name] == PARAMETERS[name].default
@@ -174,8 +184,8 @@ def test_restrict_takes_out_what_is_not_feasible(space, most, seed):
     left = restrict(space, feasible)
     assert left.student_layers == tuple(size for size in space.student_layers if size <= most)
     for name in space.strategies:
-        fits = bool(left.student_layers) if CATALOGUE[name].student else space.base_layers <= most
-        assert (name in left.strategies) is fits
+        ends = CATALOGUE[name].ends_in(replace(space, student_layers=left.student_layers))
+        assert (name in left.strategies) is (bool(ends) and all(map(feasible, ends)))
     if left.strategies:
         assert feasible(_random(left, seed).plan.shape)
 
@@ -249,3 +259,35 @@ def test_a_plan_of_full_depth_has_no_cut():
     space = replace(make_space(), strategies=("small_finetune",), student_layers=(6,))
     assert _random(space, 0).plan.stages[0] == Finetune(optimisation=_random(space, 0).plan.stages[0].optimisation)
     assert _random(space, 0).plan.shape == space.shape(6)
+
+
+def _stage_kinds():
+    pending, found = [Training, SelectLayers], {}
+    while pending:
+        kind = pending.pop()
+        pending += kind.__subclasses__()
+        if "kind" in kind.model_fields and isinstance(kind.model_fields["kind"].default, str):
+            found[kind.model_fields["kind"].default] = kind
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(_stage_kinds()))
+def test_every_stage_names_a_function_that_is_there(name):
+    module, _, function = _stage_kinds()[name].carried_out_by.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_stage_can_be_said_to_people(name):
+    plan = _random(replace(make_space(), strategies=(name,)), 1).plan
+    assert all(stage.say() for stage in plan.stages)
+
+
+# What fits a task -----------------------------------------------------------------------------------------------------
+
+
+def test_a_strategy_says_what_it_cannot_serve():
+    needy = replace(CATALOGUE["full"], needs=("teacher", "unlabeled"), kinds=("generation",))
+    assert needy.misfit(kind="classification", has=()) == "is for generation, and the task is classification"
+    assert "task.unlabeled names no rows" in needy.misfit(kind="generation", has=())
+    assert needy.misfit(kind="generation", has={"unlabeled"}) is None

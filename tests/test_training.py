@@ -16,8 +16,11 @@ from tiny_models import KINDS, tiny_model
 from torch import nn
 from training_task import LABELS, finetuning, fitting, plan_of, tiny_context
 
+from spaces.methods.cut import SelectLayers
+from spaces.methods.distill import Distill
+from spaces.methods.finetune import Lora
 from spaces.plan import Plan
-from spaces.stages import Chain, Distill, Lora, SelectLayers
+from spaces.stages import Chain
 from trainers.artifacts import Artifact
 from trainers.batches import collate, epoch_batches, sorted_batches
 from trainers.checkpoints import FOLDER

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from tiny_models import WORDS, tiny_model
 
+from spaces.methods.finetune import Finetune, Lora
 from spaces.plan import Plan
-from spaces.stages import Finetune, Lora, Optimisation, Stage
+from spaces.stages import Optimisation, Stage
 from trainers.context import Context
 from trainers.datasets import Rows
 from trainers.models import inspect_model

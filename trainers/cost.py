@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spaces.plan import Shape
+from spaces.shape import Shape
 from spaces.targets import TARGETS, Precision, Target
 from trainers.context import Context
 from trainers.kinds import kind_of

@@ -15,8 +15,9 @@ import onnx
 import torch
 
 from spaces.canonical import canonical_json, fingerprint
-from spaces.plan import Plan, Shape
-from spaces.space import spread
+from spaces.methods.cut import spread
+from spaces.plan import Plan
+from spaces.shape import Shape
 from spaces.targets import Precision
 from trainers import onnx_graph
 from trainers.artifacts import Artifact

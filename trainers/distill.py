@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces.stages import Distill
+from spaces.methods.distill import Distill
 from trainers.batches import Batch
 from trainers.loop import Fitted, Job, Loss, fit
 from trainers.losses import soft_label_loss
@@ -24,7 +24,8 @@ def distill(model: Any, job: Job) -> tuple[Any, Fitted]:
 def taught_loss(stage: Distill, log_probs: np.ndarray) -> Loss:
     """The stage's loss against a teacher's log-probabilities at every position of the training rows."""
 
-    def loss(logits: Tensor, batch: Batch, share: float) -> Tensor:
+    def loss(outputs: Any, batch: Batch, share: float) -> Tensor:
+        logits = batch.at_positions(outputs.logits)
         teacher = torch.from_numpy(log_probs[batch.positions_P]).to(logits.device)
         alpha = stage.alpha + (stage.alpha_end - stage.alpha) * share
         return soft_label_loss(

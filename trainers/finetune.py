@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.stages import Finetune, Lora
+from spaces.methods.finetune import Finetune, Lora, LoraTarget
 from trainers.batches import Batch
 from trainers.loop import Fitted, Job, fit
 from trainers.losses import cross_entropy
 from trainers.models import FAMILIES
 
-_ATTENTION = {"attention", "attn"}
+_ATTENTION = {"attention", "attn", "self_attn"}
 """How the handled families call the attention in a layer."""
 
 
@@ -27,9 +27,9 @@ def finetune(model: Any, job: Job) -> tuple[Any, Fitted]:
     return adapted.merge_and_unload(), fitted
 
 
-def gold_loss(logits: Tensor, batch: Batch, _share: float) -> Tensor:
+def gold_loss(outputs: Any, batch: Batch, _share: float) -> Tensor:
     """Cross-entropy with the gold labels."""
-    return cross_entropy(logits, batch.labels_P, count=batch.count)
+    return cross_entropy(batch.at_positions(outputs.logits), batch.labels_P, count=batch.count)
 
 
 def add_adapters(model: Any, lora: Lora) -> Any:
@@ -41,6 +41,8 @@ def add_adapters(model: Any, lora: Lora) -> Any:
         r=lora.rank,
         lora_alpha=lora.alpha,
         target_modules=adapted_modules(model, lora.target),
+        use_rslora=lora.rank_stabilised,
+        use_dora=lora.decomposed,
     )
     own = _outside_encoder(model)
     with warnings.catch_warnings():
@@ -52,15 +54,15 @@ def add_adapters(model: Any, lora: Lora) -> Any:
     return adapted
 
 
-def adapted_modules(model: Any, target: str) -> list[str]:
-    """Full names of the linear layers that carry an adapter: those in transformer layers, or in their attention."""
+def adapted_modules(model: Any, target: LoraTarget) -> list[str]:
+    """Full names of the linear layers that carry an adapter: those in transformer layers, in attention or outside."""
     layers = f"{model.base_model_prefix}.{FAMILIES[model.config.model_type].layers}."
     return [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and name.startswith(layers)
-        and (target == "all" or _ATTENTION & set(name.split(".")))
+        and (target == "all" or (target == "attention") is bool(_ATTENTION & set(name.split("."))))
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from spaces.plan import Shape
+from spaces.shape import Shape
 from spaces.targets import TARGETS, Precision
 from trainers import onnx_graph
 from trainers.context import Context

@@ -6,7 +6,7 @@ of it; the number of workers changes it by rounding.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,11 @@ from trainers.ranks import Ranks
 _HEARTBEAT_STEPS = 4
 """Between two heartbeats. Counted in steps, so that all workers of a plan make them together."""
 
-Loss = Callable[[Tensor, Batch, float], Tensor]
-"""From logits (positions × classes), their batch and the share of all steps done (0 at the first, 1 at the last): the
-loss, summed over the positions at hand and divided by ``batch.count``."""
+Loss = Callable[[Any, Batch, float], Tensor]
+"""From the model's outputs (``transformers`` ModelOutput, with ``logits``), their batch and the share of all steps done
+(0 at the first, 1 at the last): the loss, summed over the positions at hand and divided by ``batch.count``.
+
+A loss that is an ``nn.Module`` is trained beside the model, with what in it requires a gradient, and then forgotten."""
 
 
 class TrainingError(Exception):
@@ -76,8 +78,10 @@ class Fitted:
     history: tuple[dict[str, Any], ...]
 
 
-def fit(model: Any, loss: Loss, job: Job) -> Fitted:
+def fit(model: Any, loss: Loss, job: Job, *, outputs: Sequence[str] = ()) -> Fitted:
     """Train the parameters of ``model`` that require a gradient; it is left in evaluation mode on the processor.
+
+    ``outputs`` are what the loss needs of the model beside logits: ``hidden_states``, ``attentions``.
 
     Raises:
         TrainingError: a loss or gradient that is not finite.
@@ -88,17 +92,20 @@ def fit(model: Any, loss: Loss, job: Job) -> Fitted:
     model.to(pick_device()).train()
     longest = int(tokens.lengths.max())
     with train_used_rows(model, used), fast_attention(model, longest=longest, context=job.context):
-        fitted = _Fit(model, loss, job, tokens).run()
+        fitted = _Fit(model, loss, job, tokens, outputs).run()
     model.to("cpu").eval()
     return fitted
 
 
 class _Fit:
-    def __init__(self, model: Any, loss: Loss, job: Job, tokens: Any) -> None:
+    def __init__(self, model: Any, loss: Loss, job: Job, tokens: Any, outputs: Sequence[str]) -> None:
         self.model, self.loss, self.job, self.tokens = model, loss, job, tokens
         self.device = next(model.parameters()).device
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = new_optimizer(model, job.optimisation)
+        self.asked = {f"output_{name}": True for name in outputs}
+        own = loss.to(self.device) if isinstance(loss, nn.Module) else nn.Module()
+        named = [*model.named_parameters(), *own.named_parameters(prefix="loss")]
+        self.parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
+        self.optimizer = new_optimizer(model, job.optimisation, beside=own)
         self.lengths = tokens.lengths
         self.total_steps = job.optimisation.epochs * math.ceil(len(tokens) / job.optimisation.batch_size)
         self.checkpoint = Checkpoint(job.context, job.plan.fingerprint)
@@ -155,8 +162,8 @@ class _Fit:
         batch = collate(self.tokens, own if len(own) else rows[:1], pad_id=pad_id(self.model), count=count)
         batch = batch.to(self.device)
         with autocast(self.job.context, self.device):
-            logits = self.model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits
-        loss = weight * self.loss(batch.at_positions(logits), batch, self.steps / max(1, self.total_steps - 1))
+            found = self.model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL, **self.asked)
+        loss = weight * self.loss(found, batch, self.steps / max(1, self.total_steps - 1))
         loss.backward()
         return loss.detach()
 
@@ -217,14 +224,15 @@ class _Fit:
         self.saved_at = self.seconds
 
 
-def new_optimizer(model: Any, settings: Optimisation) -> torch.optim.AdamW:
-    """AdamW over what requires a gradient; matrices decay, but embeddings, norms and biases do not."""
+def new_optimizer(model: Any, settings: Optimisation, *, beside: nn.Module | None = None) -> torch.optim.AdamW:
+    """AdamW over what requires a gradient in ``model`` and ``beside`` it; only matrices but embeddings' decay."""
     embeddings = {
         id(module.weight)
         for module in model.modules()
         if isinstance(module, nn.Embedding) or module is model.get_input_embeddings()
     }
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    every = [*model.parameters(), *(beside.parameters() if beside is not None else ())]
+    trained = [parameter for parameter in every if parameter.requires_grad]
     decayed = [parameter for parameter in trained if parameter.ndim > 1 and id(parameter) not in embeddings]
     plain = [parameter for parameter in trained if parameter.ndim <= 1 or id(parameter) in embeddings]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]

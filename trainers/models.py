@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spaces.canonical import fingerprint
+from spaces.methods.cut import SelectLayers
 from trainers.model_files import (
     TOKENIZER_FILES,
     VOCABULARY_FILES,
@@ -173,6 +174,11 @@ def select_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTraine
             f"layer ({differing[0]}); keep layer 0"
         )
     return student.train(model.training)
+
+
+def cut(model: "PreTrainedModel", stage: SelectLayers) -> "PreTrainedModel":
+    """Carry out a ``SelectLayers`` stage. Raises as ``select_layers`` does."""
+    return select_layers(model, stage.layers)
 
 
 def save_model(model: "PreTrainedModel", folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Carrying out a plan: whatever of its chain is not there yet is trained and published, teachers first."""
 
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,20 +8,15 @@ from typing import Any
 import torch
 
 from spaces.plan import Plan
-from spaces.stages import SelectLayers
+from spaces.stages import Stage, Training
 from trainers.artifacts import Artifact, ArtifactStore
 from trainers.checkpoints import Checkpoint
 from trainers.context import Context, Heartbeat, Report, Stopped, Suspended, unhurried
-from trainers.distill import distill
-from trainers.finetune import finetune
 from trainers.kinds import kind_of
 from trainers.loop import Fitted, Job, TrainingError
 from trainers.memory import peak_bytes, restart_peak
-from trainers.models import ModelError, save_model, select_layers
+from trainers.models import ModelError, save_model
 from trainers.ranks import Ranks
-
-STAGES: dict[str, Callable[[Any, Job], tuple[Any, Fitted]]] = {"finetune": finetune, "distill": distill}
-"""What carries out a training stage, by its kind: model and job in, trained model out."""
 
 
 def run_plan(
@@ -58,7 +54,7 @@ def missing_prefixes(plan: Plan, store: ArtifactStore) -> list[Plan]:
     Raises:
         ValueError: the plan does not end in a stage that trains.
     """
-    if not plan.stages or not plan.stages[-1].trains:
+    if not plan.stages or not isinstance(plan.stages[-1], Training):
         raise ValueError(f"a plan must end in a stage that trains, but got {[stage.kind for stage in plan.stages]}")
     found: dict[str, Plan] = {}
     _collect(plan, store, found)
@@ -110,7 +106,7 @@ def _collect(plan: Plan, store: ArtifactStore, found: dict[str, Plan]) -> None:
 def _trained_start(plan: Plan) -> Plan | None:
     """The part of ``plan`` before its last stage that ends in training; None where that begins at the base."""
     for length in range(len(plan.stages) - 1, 0, -1):
-        if plan.stages[length - 1].trains:
+        if isinstance(plan.stages[length - 1], Training):
             return plan.prefix(length)
     return None
 
@@ -118,7 +114,7 @@ def _trained_start(plan: Plan) -> Plan | None:
 def _carry_out(job: Job) -> None:
     _restart_peak_memory()
     try:
-        model, fitted = STAGES[job.stage.kind](_start_model(job), job)
+        model, fitted = _function(job.stage)(_start_model(job), job)
     except Suspended:
         raise
     except (Stopped, TrainingError):
@@ -137,9 +133,15 @@ def _start_model(job: Job) -> Any:
     dropout = job.optimisation.dropout
     model = kind_of(context).load(folder, context, dropout=dropout, seed=plan.seed)
     for stage in plan.stages[len(start.stages) if start else 0 : -1]:
-        assert isinstance(stage, SelectLayers), f"{stage.kind} neither trains nor cuts"
-        model = select_layers(model, stage.layers)
+        model = _function(stage)(model, stage)
     return model
+
+
+def _function(stage: Stage) -> Callable[[Any, Any], Any]:
+    """What carries out the stage. A method's module is imported where it is used: some bring heavy libraries."""
+    module, _, name = stage.carried_out_by.partition(":")
+    function: Callable[[Any, Any], Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def _publish(model: Any, fitted: Fitted, job: Job) -> None:

@@ -9,8 +9,8 @@ from html import escape
 from search.report.axes import MUTED, Figure, layout, level, near_front, quality_axis, ticks
 from search.report.build import BestAtSize, Point, Report, TargetView
 from search.words import say, say_interval, say_layers, say_name
+from spaces.catalogue import CATALOGUE
 from spaces.objectives import OBJECTIVES
-from spaces.strategies import CATALOGUE
 
 _COLOURS = ("#3b7dd8", "#e0702e", "#8d63c9", "#2a9d74", "#c2477f", "#b8901a", "#3aa0b5", "#8a6d5a")
 """Tell apart with any colour vision in pairs that matter, and readable on white and on near-black."""

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from spaces.plan import Plan, Shape
+from spaces.plan import Plan
+from spaces.shape import Shape
 from spaces.targets import Precision
 from trainers import graph_cost, metrics
 from trainers.artifacts import Artifact

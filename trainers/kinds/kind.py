@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from spaces.plan import Plan, Shape
+from spaces.plan import Plan
+from spaces.shape import Shape
 from spaces.targets import Precision
 from trainers.artifacts import Artifact
 from trainers.context import Context

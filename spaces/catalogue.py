@@ -1,0 +1,23 @@
+"""The catalogue: every strategy by name, in the order in which they are tried first, and every parameter."""
+
+from collections.abc import Mapping
+
+from spaces.methods import distill, finetune
+from spaces.ranges import Parameter
+from spaces.strategy import Strategy
+
+_STRATEGIES = (
+    finetune.FULL,
+    finetune.LORA,
+    finetune.SMALL_FINETUNE,
+    distill.DISTILL_SOFT,
+    distill.FINETUNE_THEN_DISTILL,
+    distill.DISTILL_THEN_FINETUNE,
+    distill.DFT,
+)
+
+CATALOGUE: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}
+PARAMETERS: Mapping[str, Parameter] = {
+    parameter.name: parameter for strategy in _STRATEGIES for parameter in strategy.parameters
+}
+"""Every parameter by its name. Strategies that open one of the same name share it."""

@@ -1,0 +1,1 @@
+"""The methods: a file each, with its stage's settings, its parameters, and the strategies that are built from it."""

@@ -1,0 +1,50 @@
+"""Students by layers: some of a model's transformer layers, with its embeddings and head. How a student begins."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from spaces.choosers import Chooser
+from spaces.shape import Shape
+from spaces.space import Space
+from spaces.stages import Stage
+
+
+class SelectLayers(Stage):
+    """Keep some transformer layers of the model so far."""
+
+    carried_out_by = "trainers.models:cut"
+
+    kind: Literal["select_layers"] = "select_layers"
+    layers: tuple[int, ...] = Field(min_length=1)
+    """Which layers stay, counted from 0 at the input, rising."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> "SelectLayers":
+        if list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
+            raise ValueError(f"`layers` must be rising and not negative, but got {self.layers}")
+        return self
+
+    def reshape(self, shape: Shape) -> Shape:
+        return shape.model_copy(update={"num_layers": len(self.layers)})
+
+    def say(self) -> str:
+        count = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
+        return f"keep {count} ({', '.join(map(str, self.layers))})"
+
+
+def cut(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
+    """The stage that leaves a picked number of the base's layers; nothing at full depth."""
+    num_layers = space.student_size(chooser)
+    if num_layers == space.base_layers:
+        return ()
+    return (SelectLayers(layers=spread(space.base_layers, num_layers)),)
+
+
+def spread(total: int, kept: int) -> tuple[int, ...]:
+    """``kept`` of ``total`` layers, evenly spaced, first and last included. [Sanh2019]: 6 of 12 are 0 2 4 7 9 11."""
+    if not 1 <= kept <= total:
+        raise ValueError(f"`1 <= kept <= total` must hold, but got ({kept=}, {total=})")
+    if kept == 1:
+        return (0,)
+    return tuple((2 * i * (total - 1) + kept - 1) // (2 * (kept - 1)) for i in range(kept))

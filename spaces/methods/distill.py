@@ -1,0 +1,114 @@
+"""Soft labels: a student trained on a teacher's distribution, alone or beside the gold labels."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from spaces.choosers import Chooser
+from spaces.methods.cut import cut
+from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE, Finetune
+from spaces.methods.teachers import expert, student_start
+from spaces.ranges import Range
+from spaces.space import Space
+from spaces.stages import Chain, Stage, Training
+from spaces.strategy import Strategy
+
+
+class Distill(Training):
+    """Train on a teacher's distribution: alpha T² KL(teacher ‖ student) + (1 - alpha) CE. [Hinton2015] § 2."""
+
+    carried_out_by = "trainers.distill:distill"
+
+    kind: Literal["distill"] = "distill"
+    teacher: Chain
+    """The model whose outputs teach: a chain of its own, trained once however many plans name it."""
+    temperature: float = Field(gt=0)
+    alpha: float = Field(ge=0, le=1)
+    """Weight of the soft loss at the first step."""
+    alpha_end: float = Field(ge=0, le=1)
+    """Weight of the soft loss at the last step; moves linearly. Equal to ``alpha``: it stays."""
+
+    @property
+    def teachers(self) -> tuple[Chain, ...]:
+        return (self.teacher,)
+
+    def say(self) -> str:
+        moving = "" if self.alpha == self.alpha_end else f" to {self.alpha_end:.2g}"
+        loss = f"temperature {self.temperature:.3g}, soft weight {self.alpha:.2g}{moving}"
+        return f"distil from {self.teacher.say_teacher()} ({loss}, {self.optimisation.say()})"
+
+
+TEMPERATURE = Range("temperature", 1.0, 8.0, 2.0, log=True, summary="softens teacher and student alike")
+ALPHA = Range("alpha", 0.1, 1.0, 0.5, share=True, summary="weight of the soft loss")
+ALPHA_END = Range("alpha_end", 0.0, 1.0, 0.3, share=True, summary="weight of the soft loss at the end (dft)")
+POLISH_LEARNING_RATE = Range(
+    "polish_learning_rate", 1e-5, 2e-4, 5e-5, log=True, summary="the fine-tune after a distillation"
+)
+POLISH_EPOCHS = Range("polish_epochs", 1, 3, 1, "integer", summary="of the fine-tune after a distillation")
+_DISTILL = (TEMPERATURE, STUDENT_LEARNING_RATE, EPOCHS)
+
+
+def _distill_soft(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
+    teacher, begin = expert(space, chooser), cut(space, chooser)
+    alpha = space.real(chooser, ALPHA)
+    return (*begin, _distill(space, chooser, teacher, alpha=alpha, alpha_end=alpha))
+
+
+def _finetune_then_distill(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
+    teacher, begin = expert(space, chooser), cut(space, chooser)
+    alpha = space.real(chooser, ALPHA)
+    distill = _distill(space, chooser, teacher, alpha=alpha, alpha_end=alpha)
+    return (*student_start(space, teacher), *begin, distill)
+
+
+def _distill_then_finetune(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
+    teacher, begin = expert(space, chooser), cut(space, chooser)
+    distill = _distill(space, chooser, teacher, alpha=1.0, alpha_end=1.0)
+    polish = Finetune(optimisation=space.optimisation(chooser, POLISH_LEARNING_RATE, POLISH_EPOCHS))
+    return (*student_start(space, teacher), *begin, distill, polish)
+
+
+def _dft(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
+    teacher, begin = expert(space, chooser), cut(space, chooser)
+    alpha, alpha_end = space.real(chooser, ALPHA), space.real(chooser, ALPHA_END)
+    return (*begin, _distill(space, chooser, teacher, alpha=alpha, alpha_end=alpha_end))
+
+
+def _distill(space: Space, chooser: Chooser, teacher: Chain, *, alpha: float, alpha_end: float) -> Distill:
+    return Distill(
+        optimisation=space.optimisation(chooser, STUDENT_LEARNING_RATE, EPOCHS),
+        teacher=teacher,
+        temperature=space.real(chooser, TEMPERATURE),
+        alpha=alpha,
+        alpha_end=alpha_end,
+    )
+
+
+DISTILL_SOFT = Strategy(
+    name="distill_soft",
+    summary="student cut from the base, taught by the expert's soft labels and the gold ones",
+    build=_distill_soft,
+    parameters=(ALPHA, *_DISTILL),
+    needs=("teacher",),
+)
+FINETUNE_THEN_DISTILL = Strategy(
+    name="finetune_then_distill",
+    summary="student cut from the expert itself, then taught by its soft labels",
+    build=_finetune_then_distill,
+    parameters=(ALPHA, *_DISTILL),
+    needs=("teacher",),
+)
+DISTILL_THEN_FINETUNE = Strategy(
+    name="distill_then_finetune",
+    summary="student cut from the expert, soft labels alone, then gold labels",
+    build=_distill_then_finetune,
+    parameters=(*_DISTILL, POLISH_LEARNING_RATE, POLISH_EPOCHS),
+    needs=("teacher",),
+)
+DFT = Strategy(
+    name="dft",
+    summary="student cut from the base, gold and soft labels in one stage, weight moving",
+    build=_dft,
+    parameters=(ALPHA, ALPHA_END, *_DISTILL),
+    needs=("teacher",),
+)
