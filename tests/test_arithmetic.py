@@ -1,15 +1,27 @@
-"""Arithmetic made from a seed: stories that say what their rationales compute, and splits that share nothing."""
+"""Arithmetic made from a seed: stories that say what their rationales compute, and a base that has read such text."""
 
 import itertools
 import re
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainers.arithmetic_base import Pretraining, _packed_rows, arithmetic_base, facts_right, make_tokenizer, pretrain
 from trainers.arithmetic_text import LARGEST, NUM_STEPS, SPLITS, Problem, arithmetic_corpus, arithmetic_problems, facts
+from trainers.losses import IGNORED
+from trainers.model_files import ModelError, content_hashes, find_model
 
 _CHANGES = (
-    (r"(?:has|starts with) (\d+) \w+\.", lambda _, start: start),
+    (r"(?:has|starts with) (\d+) \w+\.", lambda have, n: have + n),
     (r"(?:buys|finds) (\d+) more", lambda have, n: have + n),
     (r"(?:loses|sells) (\d+) \w+\.", lambda have, n: have - n),
     (r"(?:gets|buys) (\d+) (?:boxes|bags) (?:with|of) (\d+)", lambda have, k, n: have + k * n),
@@ -128,3 +140,136 @@ def test_the_language_is_small(problems: dict[str, list[Problem]]) -> None:
     prompts = (problem.prompt for split in problems.values() for problem in split)
     words = Counter(re.findall(r"[A-Za-z]+", " ".join([*prompts, *itertools.islice(arithmetic_corpus(), 400)])))
     assert len(words) < 100
+
+
+TINY = Pretraining(
+    num_layers=2,
+    hidden_size=32,
+    num_heads=2,
+    intermediate_size=64,
+    max_tokens=96,
+    num_vocabulary_documents=1500,
+    num_steps=25,
+    batch_size=2,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return make_tokenizer(TINY)
+
+
+def test_words_and_digits_are_single_tokens(tokenizer: Any, problems: dict[str, list[Problem]]) -> None:
+    for problem in problems["test"]:
+        text = f"{problem.prompt} {problem.rationale}"
+        tokens = tokenizer.tokenize(text)
+        pieces = re.findall(r" ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]", text)
+        assert tokens == [piece.replace(" ", "Ġ") for piece in pieces]
+
+
+@settings(deadline=None)
+@given(text=st.text(st.characters(codec="utf-8"), max_size=40))
+def test_any_text_goes_through_the_tokenizer_and_back(tokenizer: Any, text: str) -> None:
+    ids = tokenizer(text)["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_the_tokenizer_is_made_alike_every_time(tokenizer: Any) -> None:
+    assert make_tokenizer(TINY).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+def test_pretraining_learns_and_depends_on_its_settings_alone(tmp_path: Path) -> None:
+    said: list[str] = []
+    outcomes = [pretrain(tmp_path / name, TINY, say=said.append) for name in "ab"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "a", local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "a", local_files_only=True)
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].loss < 0.9 * np.log(len(tokenizer))
+    assert content_hashes(tmp_path / "a", ("*",)) == content_hashes(tmp_path / "b", ("*",))
+    assert model.config.num_hidden_layers == 2 and model.config.vocab_size == len(tokenizer)
+    assert tokenizer.model_max_length == model.config.max_position_embeddings == 96
+    assert (tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token) == ("<pad>", "<s>", "</s>")
+    assert "step 25 of 25, loss" in said[0]
+    other = pretrain(tmp_path / "c", replace(TINY, seed=1), say=said.append)
+    assert other.loss != outcomes[0].loss
+
+
+def test_facts_are_right_when_the_model_writes_them(tokenizer: Any) -> None:
+    class Knowing:
+        """Answers with the row itself, shifted; but gets every result of 7 wrong."""
+
+        def __call__(self, input_ids: torch.Tensor, **_: Any) -> Any:
+            shifted = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
+            seven = tokenizer(" = 7.", add_special_tokens=False)["input_ids"]
+            for row in shifted.tolist():
+                assert tokenizer.pad_token_id not in row[:5]
+            for end in range(2, shifted.shape[1]):
+                hit = (shifted[:, end - 2 : end + 1] == torch.tensor(seven)).all(dim=1)
+                shifted[hit, end - 1] += 1
+            shifted[:, 0] = 0  # what is asked, and not answered, does not count
+            return SimpleNamespace(logits=torch.nn.functional.one_hot(shifted, len(tokenizer)).float())
+
+    sevens = sum(step.result == 7 for step in facts())
+    assert facts_right(Knowing(), tokenizer) == pytest.approx(1 - sevens / len(facts()))  # type: ignore[arg-type]
+
+
+def test_the_base_is_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTUNE_CACHE", str(tmp_path / "cache"))
+    folder = arithmetic_base(settings=TINY)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+    monkeypatch.setattr("trainers.arithmetic_base.pretrain", lambda *_, **__: pytest.fail("pretrained twice"))
+    assert arithmetic_base(settings=TINY) == folder
+    assert find_model(str(folder)) == folder
+
+
+def test_a_broken_off_or_a_second_pretraining_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("DISTUNE_CACHE", str(cache))
+
+    def overtaken(folder: Path, *_: Any, **__: Any) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("mine")
+        name = folder.parent.name.split(".")[1]
+        (cache / name).mkdir()
+        (cache / name / "config.json").write_text("theirs")
+
+    def broken_off(folder: Path, *_: Any, **__: Any) -> None:
+        folder.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainers.arithmetic_base.pretrain", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        arithmetic_base(settings=TINY)
+    assert list(cache.iterdir()) == []
+    monkeypatch.setattr("trainers.arithmetic_base.pretrain", overtaken)
+    assert (arithmetic_base(settings=TINY) / "config.json").read_text() == "theirs"
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_the_base_is_found_by_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainers.arithmetic_base.arithmetic_base", lambda: tmp_path)
+    assert find_model("builtin:arithmetic") == tmp_path
+    with pytest.raises(ModelError, match="no such built-in model; there is builtin:arithmetic"):
+        find_model("builtin:arithmetics")
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DISTUNE_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(ModelError, match=r"builtin:arithmetic: .*file"):
+        find_model("builtin:arithmetic")
+
+
+def test_rows_are_packed_and_of_facts_the_results_alone_are_learned(tokenizer: Any) -> None:
+    rows = [batch for batch, _ in zip(_packed_rows(tokenizer, TINY), range(10), strict=False)]
+    ids = torch.cat([ids.flatten() for ids, _ in rows])
+    labels = torch.cat([labels.flatten() for _, labels in rows])
+    whole = tokenizer.decode(ids)
+    assert whole.startswith("<s>") and "<pad>" not in whole
+    documents = list(itertools.islice(arithmetic_corpus(TINY.seed), whole.count("<s>")))
+    assert "".join(f"<s>{text}</s>" for text in documents).startswith(whole)
+    learned = tokenizer.decode(ids[labels == ids])
+    expected = "".join(
+        "".join(re.findall(r"(?<==)[^.]*\.", text)) if text[0].isdigit() else f"<s>{text}</s>" for text in documents
+    )
+    assert expected.startswith(learned) and len(learned) > 500
+    assert torch.equal(labels[labels != ids], torch.full((int((labels != ids).sum()),), IGNORED))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spaces.canonical import file_fingerprint
+from spaces.task import BUILTIN
 
 WEIGHTS = "model*.safetensors"
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
@@ -24,11 +25,13 @@ class ModelError(ValueError):
 
 
 def find_model(reference: str) -> Path:
-    """The folder of a model: of ``package:NAME`` (its ``model`` folder), of a path, or downloaded from the hub.
+    """The folder of a model: ``builtin:arithmetic``, ``package:NAME`` (its ``model`` folder), a path, or from the hub.
 
     Raises:
         ModelError: there is none; says what was looked for.
     """
+    if reference.startswith(BUILTIN):
+        return _builtin_folder(reference)
     if reference.startswith("package:"):
         return _package_folder(reference.removeprefix("package:"))
     folder = Path(reference).expanduser()
@@ -68,6 +71,17 @@ def check_weights(reference: str, folder: Path, vocab_size: int) -> None:
 def content_hashes(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
     """SHA-256 of every file in ``folder`` that matches one of ``patterns``, by name."""
     return {path.name: file_fingerprint(path) for pattern in patterns for path in sorted(folder.glob(pattern))}
+
+
+def _builtin_folder(reference: str) -> Path:
+    from trainers.arithmetic_base import REFERENCE, arithmetic_base
+
+    if reference != REFERENCE:
+        raise ModelError(f"{reference}: there is no such built-in model; there is {REFERENCE}")
+    try:
+        return arithmetic_base()
+    except OSError as error:
+        raise ModelError(f"{reference}: {error}") from error
 
 
 def _package_folder(name: str) -> Path:
