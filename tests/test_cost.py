@@ -3,16 +3,20 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import tiny_causal, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.shape import Shape
 from spaces.targets import TARGETS, Precision
 from trainers import onnx_graph
+from trainers.causal_models import load_causal
 from trainers.context import Context
 from trainers.cost import CostRow, cost_table, estimate, probe, read_cost_table, write_cost_table
+from trainers.generate import start, step
+from trainers.generation_cost import Request, request_facts
 from trainers.models import load_classifier
 from trainers.roofline import GraphFacts, energy_j, graph_facts, least_ms
 from trainers.storage import Storage
@@ -144,3 +148,72 @@ def test_the_table_there_and_back(tmp_path: Path) -> None:
     assert read_cost_table(storage, "cost_table.parquet") == rows
     with pytest.raises(FileNotFoundError):
         read_cost_table(storage, "other.parquet")
+
+
+# Generation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def writing(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    root = tmp_path_factory.mktemp("writing")
+    models = {kind: str(tiny_causal(root / kind, kind)) for kind in ("llama", "gpt2")}
+    return Context(
+        artifacts=str(root / "artifacts"),
+        cache=str(root / "cache"),
+        models=models,
+        tokens={},
+        labels=(),
+        kind="generation",
+        output_tokens=5,
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_the_work_of_writing_is_what_torch_counts(writing: Context, kind: str) -> None:
+    model = load_causal(Path(writing.models[kind]))
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        state, token = start(model, [np.ones(12, dtype=np.int64)], pad_id=0)
+        for _ in range(4):
+            token = step(model, state, token)
+    found = request_facts(model, Request(12, 5))
+    # The prompt's upper triangle, which nothing looks at, is computed all the same.
+    assert found.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_a_probe_of_writing_measures_first_and_later_tokens(writing: Context) -> None:
+    base = Shape(base="llama")
+    full = probe(base, "fp32", writing, reference=base, sequence_length=8)
+    small = probe(Shape(base="llama", num_layers=1), "int8", writing, reference=base, sequence_length=8)
+    assert 0 < small.size_mb < full.size_mb / 3
+    assert 0 < small.flops < full.flops
+    for found in (full, small):
+        assert (found.sequence_length, found.output_tokens, found.estimated) == (8, 5, False)
+        assert found.first_token_ms is not None and found.token_ms is not None
+        assert found.latency_ms == pytest.approx(found.first_token_ms + 4 * found.token_ms)
+        assert 0 < found.first_token_ms < found.latency_ms <= found.latency_p95_ms
+        assert found.latency_ms == pytest.approx(found.latency_ratio * found.reference_ms)
+
+
+def test_parts_of_a_request_share_the_tables_reference(writing: Context, tmp_path: Path) -> None:
+    references = iter([8.0, 12.0])
+
+    def measure(shape: Shape, precision: Precision, *_: object, **__: object) -> CostRow:
+        found = row(precision, reference=next(references))
+        return dataclasses.replace(found, shape=shape, output_tokens=3, first_token_ms=2.0, token_ms=1.0)
+
+    rows = cost_table(
+        [Shape(base="llama")],
+        ["fp32", "int8"],
+        [TARGETS["cpu"]],
+        writing,
+        reference=BASE,
+        sequence_length=8,
+        measure=measure,
+    )
+    assert [(found.first_token_ms, found.token_ms) for found in rows] == [
+        pytest.approx((2.0 * 10 / 8, 10 / 8)),
+        pytest.approx((2.0 * 10 / 12, 10 / 12)),
+    ]
+    write_cost_table(rows, Storage(tmp_path), "costs.parquet")
+    assert read_cost_table(Storage(tmp_path), "costs.parquet") == rows

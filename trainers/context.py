@@ -27,6 +27,10 @@ class Context:
     """What a model answers with; picks the entry of ``trainers.kinds``."""
     labels: tuple[str, ...]
     """Names of the classes; a row's label is an index into them. None where answers are text."""
+    max_new_tokens: int = 64
+    """Length of a response, its end included; where answers are text."""
+    output_tokens: int = 0
+    """Length of the response in a typical request, for which serving costs are measured; 0 where there is none."""
     metric: str = "accuracy"
     threads: int = 1
     """CPU threads that one worker may use."""

@@ -44,10 +44,17 @@ class CostRow:
     """Peak rise of resident memory from loading and running it."""
     energy_j: float
     sequence_length: int
+    """Tokens that go in."""
     flops: float
     weights: float
     activations: float
     num_ops: int
+    output_tokens: int = 0
+    """Tokens that come out, all of them in ``latency_ms``; 0 where the answer is no text."""
+    first_token_ms: float | None = None
+    """From the request to the first token, median."""
+    token_ms: float | None = None
+    """Of each token after the first, median."""
 
     @property
     def facts(self) -> GraphFacts:
@@ -132,12 +139,18 @@ def _with_one_reference(rows: Sequence[CostRow]) -> list[CostRow]:
     if not rows:
         return []
     common = statistics.median(row.reference_ms for row in rows)
+
+    def scaled(row: CostRow, value: float | None) -> float | None:
+        return None if value is None else value * common / row.reference_ms
+
     return [
         dataclasses.replace(
             row,
             reference_ms=common,
             latency_ms=row.latency_ratio * common,
             latency_p95_ms=row.latency_p95_ms * common / row.reference_ms,
+            first_token_ms=scaled(row, row.first_token_ms),
+            token_ms=scaled(row, row.token_ms),
         )
         for row in rows
     ]
@@ -154,6 +167,7 @@ def _schema() -> pa.Schema:
         "target": pa.string(),
         "estimated": pa.bool_(),
         "sequence_length": pa.int64(),
+        "output_tokens": pa.int64(),
         "num_ops": pa.int64(),
     }
     names = [field.name for field in dataclasses.fields(CostRow) if field.name != "shape"]

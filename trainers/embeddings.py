@@ -65,9 +65,12 @@ def used_ids(tokens: Tokens, *, vocab_size: int, pad_id: int) -> Tensor:
 
 @contextlib.contextmanager
 def train_used_rows(model: Any, used: Tensor) -> Iterator[None]:
-    """Inside the block the model trains only the ``used`` rows of its token embedding; nothing where it is frozen."""
-    table = model.get_input_embeddings()
-    if not table.weight.requires_grad:
+    """Inside the block the model trains only the ``used`` rows of its token embedding.
+
+    Nothing changes where it is frozen, or is the head of a language model as well: every row then has a gradient.
+    """
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if not table.weight.requires_grad or (head is not None and head.weight is table.weight):
         yield
         return
     rows = UsedRows(table, used.to(table.weight.device)).train(table.training)

@@ -33,18 +33,22 @@ def gold_loss(outputs: Any, batch: Batch, _share: float) -> Tensor:
 
 
 def add_adapters(model: Any, lora: Lora) -> Any:
-    """``model`` with adapters in its layers; what requires a gradient are they, the head and, if there, the pooler."""
+    """``model`` with adapters in its layers; what requires a gradient are they, and what may be new: a classifier's
+    head and pooler.
+    """
     # Half of a worker's start would be this import, and most plans have no adapters.
     from peft import LoraConfig, get_peft_model
 
+    adapted_names = adapted_modules(model, lora.target)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
-        target_modules=adapted_modules(model, lora.target),
+        target_modules=adapted_names,
+        fan_in_fan_out=not isinstance(model.get_submodule(adapted_names[0]), nn.Linear),
         use_rslora=lora.rank_stabilised,
         use_dora=lora.decomposed,
     )
-    own = _outside_encoder(model)
+    own = _new_parts(model)
     with warnings.catch_warnings():
         # PEFT still asks transformers for a property by its old name.
         warnings.simplefilter("ignore", FutureWarning)
@@ -56,17 +60,22 @@ def add_adapters(model: Any, lora: Lora) -> Any:
 
 def adapted_modules(model: Any, target: LoraTarget) -> list[str]:
     """Full names of the linear layers that carry an adapter: those in transformer layers, in attention or outside."""
+    from transformers.pytorch_utils import Conv1D
+
     layers = f"{model.base_model_prefix}.{FAMILIES[model.config.model_type].layers}."
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
+        if isinstance(module, nn.Linear | Conv1D)
         and name.startswith(layers)
         and (target == "all" or (target == "attention") is bool(_ATTENTION & set(name.split("."))))
     ]
 
 
-def _outside_encoder(model: Any) -> list[nn.Parameter]:
+def _new_parts(model: Any) -> list[nn.Parameter]:
+    if model.get_output_embeddings() is not None:
+        # A language model's head is as old as its layers.
+        return []
     # A pooler belongs to the encoder by name, but many checkpoints have none: it may be as new as the head.
     encoder = f"{model.base_model_prefix}."
     return [p for name, p in model.named_parameters() if not name.startswith(encoder) or "pooler" in name]

@@ -1,4 +1,4 @@
-"""Pretrained encoders: found by reference, checked before anything is trained, loaded, cut to fewer layers, saved.
+"""Pretrained models: found by reference, checked before anything is trained, loaded, cut to fewer layers, saved.
 
 Safetensors only, and never code from a model's folder.
 """
@@ -6,7 +6,7 @@ Safetensors only, and never code from a model's folder.
 import contextlib
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from trainers.model_files import (
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-_PER_LAYER = ("layer_types",)
+_PER_LAYER = ("layer_types", "no_rope_layers")
 """Fields of a config that hold one value for each layer."""
 
 
@@ -35,12 +35,12 @@ class Family:
     """What differs between architectures, for everything here that has to know."""
 
     layers: str
-    """Where the list of transformer layers is, from the encoder (the model without its head)."""
+    """Where the list of transformer layers is, from the model without its head."""
     padded_positions: bool = False
     """Whether positions are counted from ``pad_token_id + 1``, so that as many embeddings are never used."""
 
 
-FAMILIES: dict[str, Family] = {
+ENCODERS: dict[str, Family] = {
     "bert": Family("encoder.layer"),
     "camembert": Family("encoder.layer", padded_positions=True),
     "deberta": Family("encoder.layer"),
@@ -54,6 +54,26 @@ FAMILIES: dict[str, Family] = {
     "roberta": Family("encoder.layer", padded_positions=True),
     "xlm-roberta": Family("encoder.layer", padded_positions=True),
 }
+DECODERS: dict[str, Family] = {
+    "gemma": Family("layers"),
+    "gemma2": Family("layers"),
+    "gemma3_text": Family("layers"),
+    "gpt2": Family("h"),
+    "gpt_neox": Family("layers"),
+    "granite": Family("layers"),
+    "llama": Family("layers"),
+    "mistral": Family("layers"),
+    "olmo2": Family("layers"),
+    "opt": Family("decoder.layers"),
+    "phi": Family("layers"),
+    "phi3": Family("layers"),
+    "qwen2": Family("layers"),
+    "qwen3": Family("layers"),
+    "smollm3": Family("layers"),
+    "stablelm": Family("layers"),
+    "starcoder2": Family("layers"),
+}
+FAMILIES = ENCODERS | DECODERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +86,8 @@ class ModelInfo:
     fingerprint: str
     """Of weights, config and tokenizer: a copy elsewhere is the same model."""
     tokenizer_fingerprint: str
+    vocabulary_fingerprint: str
+    """Of the pieces and their ids alone: models that share it read the same tokens."""
     model_type: str
     num_layers: int
     hidden_size: int
@@ -74,22 +96,24 @@ class ModelInfo:
     """The longest input, special tokens included."""
 
 
-def inspect_model(reference: str) -> ModelInfo:
-    """Find a model and check that it can be searched over, without loading its weights.
+def inspect_model(reference: str, *, families: Mapping[str, Family] = ENCODERS, what: str = "encoders") -> ModelInfo:
+    """Find a model and check that it can be searched over, without loading its weights. It must be of one of
+    ``families``, which are called ``what``.
 
     Raises:
         ModelError: it is missing, has no safetensors, its architecture is not handled, or its tokenizer does not fit.
     """
     folder = find_model(reference)
-    config = _read_config(reference, folder)
+    config = _read_config(reference, folder, families, what)
     check_weights(reference, folder, config.vocab_size)
-    tokenizer = _read_tokenizer(reference, folder, config.vocab_size)
+    tokenizer = read_tokenizer(reference, folder, config.vocab_size)
     tokenizer_files = content_hashes(folder, TOKENIZER_FILES)
     return ModelInfo(
         reference=reference,
         folder=folder.absolute(),
         fingerprint=fingerprint(tokenizer_files | content_hashes(folder, ("config.json", WEIGHTS))),
         tokenizer_fingerprint=fingerprint(tokenizer_files),
+        vocabulary_fingerprint=fingerprint(tokenizer.get_vocab()),
         model_type=config.model_type,
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
@@ -106,10 +130,15 @@ def classifier_config(folder: Path, labels: Sequence[str], *, dropout: float = 0
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = "single_label_classification"
-    for name, value in config.to_dict().items():
-        if "dropout" in name and not isinstance(value, bool | str):
-            setattr(config, name, dropout)
+    set_dropout(config, dropout)
     return config
+
+
+def set_dropout(config: "PretrainedConfig", dropout: float) -> None:
+    """Set every dropout rate of ``config``."""
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or name.endswith("pdrop")) and not isinstance(value, bool | str):
+            setattr(config, name, dropout)
 
 
 def load_classifier(folder: Path, *, labels: Sequence[str], dropout: float = 0.0, seed: int = 0) -> "PreTrainedModel":
@@ -214,22 +243,23 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _read_config(reference: str, folder: Path) -> "PretrainedConfig":
+def _read_config(reference: str, folder: Path, families: Mapping[str, Family], what: str) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     try:
         model_type = json.loads((folder / "config.json").read_text()).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{reference}: {folder / 'config.json'} cannot be read: {error}") from error
-    if model_type not in FAMILIES:
+    if model_type not in families:
         raise ModelError(
-            f"{reference}: architecture {model_type!r} is not handled; handled are encoders of type "
-            f"{', '.join(sorted(FAMILIES))}"
+            f"{reference}: architecture {model_type!r} is not handled; handled are {what} of type "
+            f"{', '.join(sorted(families))}"
         )
     return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _read_tokenizer(reference: str, folder: Path, vocab_size: int) -> Any:
+def read_tokenizer(reference: str, folder: Path, vocab_size: int) -> Any:
+    """The tokenizer in a model's folder. Raises ``ModelError`` where there is none, or one of another model."""
     from transformers import AutoTokenizer
 
     if not content_hashes(folder, VOCABULARY_FILES):

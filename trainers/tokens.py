@@ -1,6 +1,7 @@
 """Tokenised rows: written once per data, tokenizer and length, then memory-mapped by everyone who reads them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -99,7 +100,7 @@ def tokenise(rows: Rows, model: "ModelInfo", store: ArtifactStore, *, max_tokens
     with store.publish(name, about) as folder:
         ids = list(_token_ids(rows.texts, model, length))
         about["tokens"] = sum(map(len, ids))
-        _write(folder / FILE, ids, rows.labels)
+        write_rows(folder / FILE, ids, {"label": pa.array(rows.labels.astype(np.int32))})
     published = store.find(name)
     assert published is not None
     return published
@@ -126,13 +127,10 @@ def _token_ids(texts: tuple[str, ...], model: "ModelInfo", length: int) -> Itera
             yield np.asarray(ids, dtype=np.int32)
 
 
-def _write(path: Any, ids: list[np.ndarray], labels: np.ndarray) -> None:
+def write_rows(path: Path, ids: Sequence[np.ndarray], columns: Mapping[str, pa.Array]) -> None:
+    """Write an Arrow file of the rows' token ids (int32) as ``input_ids``, and of other ``columns``."""
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
     values = np.concatenate([*ids, np.empty(0, dtype=np.int32)])
-    columns = {
-        "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
-        "label": pa.array(labels.astype(np.int32)),
-    }
-    batch = pa.record_batch(columns)
+    batch = pa.record_batch({"input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)), **columns})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)

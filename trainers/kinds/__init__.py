@@ -25,7 +25,11 @@ def named_kind(name: str) -> Kind:
         from trainers.kinds.classification import Classification
 
         return Classification()
-    raise ValueError(f"kind of task {name!r} is not known; expected classification")
+    if name == "generation":
+        from trainers.kinds.generation import Generation
+
+        return Generation()
+    raise ValueError(f"kind of task {name!r} is not known; expected classification or generation")
 
 
 def split_tokens(context: Context, *, base: str, split: str) -> Tokens:

@@ -10,6 +10,7 @@ from spaces.shape import Shape
 from spaces.targets import Precision
 from trainers.artifacts import Artifact
 from trainers.context import Context
+from trainers.generation_metrics import RowScores
 from trainers.metrics import Quality
 from trainers.models import ModelInfo
 from trainers.ranks import Ranks
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     # Which looks its kind up itself.
     from trainers.cost import CostRow
 
-Answers = np.ndarray
-"""What a model said to each row of a split, in its order: labels (int64), or texts."""
+Answers = np.ndarray | RowScores
+"""What a model said to each row of a split, in its order: labels (int64), or how good each text was."""
 
 
 class Kind(Protocol):
@@ -39,15 +40,15 @@ class Kind(Protocol):
         """The rows of an artifact of ``tokenise``."""
 
     def ask(self, model: Any, tokens: Any, *, context: Context, ranks: Ranks) -> Answers:
-        """What ``model``, on its device and as it is in training, answers; workers share the rows."""
+        """What ``model``, as it is in training, answers, maybe to some rows only; workers share them."""
 
-    def quality(self, answers: Answers, tokens: Any, *, context: Context) -> Quality:
+    def quality(self, answers: Any, tokens: Any, *, context: Context) -> Quality:
         """The context's metric of ``answers``."""
 
     def retained_loss(self, model: Any, tokens: Any, *, context: Context) -> float:
         """How badly ``model`` does on general rows, smaller is better: what rises when it forgets."""
 
-    def predictions(self, answers: Answers) -> tuple[int, ...]:
+    def predictions(self, answers: Any) -> tuple[int, ...]:
         """The label of each row; empty where answers are not labels."""
 
     def deploy(self, model: Artifact, *, plan: Plan, precision: Precision, context: Context, folder: Path) -> Path:

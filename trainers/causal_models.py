@@ -1,0 +1,75 @@
+"""Pretrained causal language models: checked, loaded. What they share with encoders is in ``trainers.models``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainers.model_files import ModelError
+from trainers.models import DECODERS, ModelInfo, inspect_model, quiet_transformers, read_tokenizer, set_dropout
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def inspect_causal(reference: str) -> ModelInfo:
+    """Find a causal language model and check that it can be searched over, without loading its weights.
+
+    Raises:
+        ModelError: as ``inspect_model``; or its tokenizer has no token that ends a text.
+    """
+    info = inspect_model(reference, families=DECODERS, what="causal language models")
+    tokenizer = read_tokenizer(reference, info.folder, info.vocab_size)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"{reference}: its tokenizer has no eos_token, so that no response would end; name one in "
+            f"{info.folder / 'tokenizer_config.json'}"
+        )
+    return info
+
+
+def check_same_vocabulary(student: ModelInfo, teacher: ModelInfo) -> None:
+    """A teacher's distribution over tokens means something to a student that has the same tokens alone.
+
+    Raises:
+        ModelError: the two differ; names both sizes, and what would do.
+    """
+    if teacher.vocabulary_fingerprint == student.vocabulary_fingerprint and teacher.vocab_size == student.vocab_size:
+        return
+    same_size = teacher.vocab_size == student.vocab_size
+    raise ModelError(
+        f"{teacher.reference} cannot teach {student.reference}: it has {teacher.vocab_size} tokens, the student "
+        f"{student.vocab_size}{', and they are not the same ones' if same_size else ''}; name a teacher with the "
+        "student's own vocabulary, or leave model.teacher out: the base, fine-tuned, then teaches"
+    )
+
+
+def causal_config(folder: Path, *, dropout: float = 0.0) -> "PretrainedConfig":
+    """The config in ``folder`` with this dropout everywhere."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    set_dropout(config, dropout)
+    return config
+
+
+def load_causal(folder: Path, *, dropout: float = 0.0) -> "PreTrainedModel":
+    """A causal language model in float32, in evaluation mode.
+
+    Raises:
+        ModelError: the weights do not fill it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with quiet_transformers():
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=causal_config(folder, dropout=dropout),
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if lost := sorted(loading["missing_keys"]):
+        raise ModelError(f"{folder}: {len(lost)} tensors of the model are not in the weights, such as {lost[0]}")
+    return model.eval()

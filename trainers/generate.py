@@ -1,0 +1,91 @@
+"""Writing text: greedy decoding of many prompts at once, and how likely a model finds given responses.
+
+Prompts are padded on the left, so that all of them go on at the same place. What is in a batch with a prompt changes
+its answer by rounding alone, and the batches are always the same.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@torch.inference_mode()
+def greedy(
+    model: Any, prompts: Sequence[np.ndarray], *, max_new_tokens: int, end_ids: Collection[int], pad_id: int
+) -> list[np.ndarray]:
+    """The likeliest next token again and again: the ids (int64) that follow each prompt, without the one that ends it.
+
+    A prompt that has ended is not computed any further once half of those left have.
+    """
+    device = next(model.parameters()).device
+    written: list[list[int]] = [[] for _ in prompts]
+    state, tokens_B = start(model, prompts, pad_id=pad_id)
+    ends = torch.tensor(sorted(end_ids), device=device)
+    going = torch.arange(len(prompts), device=device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    for left in range(max_new_tokens, 0, -1):
+        ended |= torch.isin(tokens_B, ends)
+        for row, token, over in zip(going.tolist(), tokens_B.tolist(), ended.tolist(), strict=True):
+            if not over:
+                written[row].append(token)
+        if left == 1 or bool(ended.all()):
+            break
+        if 2 * int(ended.sum()) >= len(ended):
+            kept = (~ended).nonzero().flatten()
+            state.keep(kept)
+            going, tokens_B, ended = going[kept], tokens_B[kept], ended[kept]
+        tokens_B = step(model, state, tokens_B)
+    return [np.asarray(ids, dtype=np.int64) for ids in written]
+
+
+class State:
+    """Where decoding stands: keys and values of all tokens so far, and which of those are not padding."""
+
+    def __init__(self, cache: Any, mask_BL: Tensor) -> None:
+        self.cache, self.mask_BL = cache, mask_BL
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+        self.cache.batch_select_indices(rows)
+        self.mask_BL = self.mask_BL[rows]
+
+
+def start(model: Any, prompts: Sequence[np.ndarray], *, pad_id: int) -> tuple[State, Tensor]:
+    """Read the prompts: the state after them, and the first token of each response."""
+    from transformers import DynamicCache
+
+    device = next(model.parameters()).device
+    ids_BL, mask_BL = (torch.from_numpy(array).to(device) for array in _left_padded(prompts, pad_id))
+    state = State(DynamicCache(config=model.config), mask_BL)
+    return state, _next(model, state, ids_BL, (mask_BL.cumsum(dim=-1) - 1).clamp(min=0))
+
+
+def step(model: Any, state: State, tokens_B: Tensor) -> Tensor:
+    """Append one token to every row; the next one of each."""
+    positions_B1 = state.mask_BL.sum(dim=-1, keepdim=True)
+    state.mask_BL = torch.cat([state.mask_BL, torch.ones_like(positions_B1)], dim=-1)
+    return _next(model, state, tokens_B[:, None], positions_B1)
+
+
+def _next(model: Any, state: State, ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
+    found = model(
+        input_ids=ids_BL,
+        attention_mask=state.mask_BL,
+        position_ids=positions_BL,
+        past_key_values=state.cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return found.logits[:, -1].argmax(dim=-1)
+
+
+def _left_padded(prompts: Sequence[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.full((len(prompts), max(map(len, prompts))), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, ids.shape[1] - len(prompt) :] = prompt
+        mask[row, ids.shape[1] - len(prompt) :] = 1
+    return ids, mask

@@ -1,0 +1,136 @@
+"""Measuring a packed model that writes: time to the first token and for each later one, memory and size of a shape.
+
+Its weights are those of the base, cut: how long a request takes does not depend on them, since it is not ended early.
+"""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spaces.methods.cut import spread
+from spaces.shape import Shape
+from spaces.targets import TARGETS, Precision
+from trainers.causal_models import load_causal
+from trainers.context import Context
+from trainers.cost import MEASURED, CostRow
+from trainers.generate import start, step
+from trainers.measuring import peak_rise_mb, time_in_turn
+from trainers.models import select_layers
+from trainers.packed import open_packed, weight_matrix, write_packed
+from trainers.roofline import GraphFacts, energy_j
+
+CALLS = 30
+WARM_UP = 3
+"""A request takes as many steps as it has tokens, so fewer of them are as sure as of a classifier's."""
+
+
+def probe(shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int) -> CostRow:
+    """Measure ``shape`` at ``precision`` in torch, on one thread of this process: a request of ``sequence_length``
+    tokens that is answered with ``context.output_tokens``.
+
+    Memory is a rise of this process's own: run it in one that has measured nothing before.
+    """
+    torch.set_num_threads(1)
+    request = Request(sequence_length, max(1, context.output_tokens))
+    facts = request_facts(_cut(shape, context), request)
+    with tempfile.TemporaryDirectory(prefix="distune-") as folder:
+        file = write_packed(_cut(shape, context), precision=precision, folder=Path(folder))
+        reference_file = write_packed(_cut(reference, context), precision="fp32", folder=Path(folder) / "ref")
+        size_mb = file.stat().st_size / 1e6
+        model, memory_mb = peak_rise_mb(lambda: _open_and_answer(file, request))
+        reference_model = _open_and_answer(reference_file, request)
+    firsts: list[float] = []
+    times, reference_times = time_in_turn(
+        _stopwatch(model, request, firsts), _stopwatch(reference_model, request, []), calls=CALLS, warm_up=WARM_UP
+    )
+    reference_ms, ratio = float(np.median(reference_times)), float(np.median(times / reference_times))
+    # What the machine did in the meantime has to cancel in the parts as it does in the whole.
+    share = float(np.median(np.array(firsts[-CALLS:]) / times))
+    first_token_ms = ratio * reference_ms * share
+    return CostRow(
+        shape=shape,
+        precision=precision,
+        target=MEASURED,
+        estimated=False,
+        latency_ms=ratio * reference_ms,
+        latency_p95_ms=max(ratio * reference_ms, float(np.quantile(times, 0.95))),
+        latency_ratio=ratio,
+        reference_ms=reference_ms,
+        size_mb=size_mb,
+        memory_mb=memory_mb,
+        energy_j=energy_j(facts, precision, TARGETS[MEASURED]),
+        sequence_length=sequence_length,
+        output_tokens=request.output_tokens,
+        first_token_ms=first_token_ms,
+        token_ms=(ratio * reference_ms - first_token_ms) / max(1, request.output_tokens - 1),
+        **dataclasses.asdict(facts),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of a model when it is measured."""
+
+    prompt_tokens: int
+    output_tokens: int
+
+
+def request_facts(model: Any, request: Request) -> GraphFacts:
+    """The work of one request to a causal ``model`` that is not packed: matrices are read once for the prompt and once
+    for each later token. What attention adds is counted in operations, but moves little.
+    """
+    matrices = [matrix for module in model.modules() if (matrix := weight_matrix(module)) is not None]
+    sizes, outputs = [matrix.numel() for matrix in matrices], [matrix.shape[0] for matrix in matrices]
+    head = model.get_output_embeddings().weight.numel()
+    config, passes = model.config, request.output_tokens
+    read = request.prompt_tokens + passes - 1
+    attended = sum(range(1, read + 1))
+    attention = 4 * attended * config.num_hidden_layers * config.hidden_size
+    return GraphFacts(
+        flops=float(2 * ((sum(sizes) - head) * read + head * passes) + attention),
+        weights=float(sum(sizes) * passes),
+        activations=float(sum(outputs) * read),
+        num_ops=len(sizes) * passes,
+    )
+
+
+def _cut(shape: Shape, context: Context) -> Any:
+    """The base of ``shape`` with as many layers as it says."""
+    model = load_causal(context.base_folder(shape.base))
+    if shape.num_layers is None:
+        return model
+    return select_layers(model, spread(model.config.num_hidden_layers, shape.num_layers))
+
+
+def _open_and_answer(file: Path, request: Request) -> Any:
+    model = open_packed(file)
+    _answer(model, request)
+    return model
+
+
+def _stopwatch(model: Any, request: Request, firsts: list[float]) -> Callable[[], float]:
+    """A call that answers once: its time in ms, that to the first token appended to ``firsts``."""
+
+    def call() -> float:
+        whole, first = _answer(model, request)
+        firsts.append(first)
+        return whole
+
+    return call
+
+
+@torch.inference_mode()
+def _answer(model: Any, request: Request) -> tuple[float, float]:
+    """Time of a whole request, and that to its first token, in ms."""
+    started = time.perf_counter()
+    state, token = start(model, [np.ones(request.prompt_tokens, dtype=np.int64)], pad_id=0)
+    first = time.perf_counter()
+    for _ in range(request.output_tokens - 1):
+        token = step(model, state, token)
+    return (time.perf_counter() - started) * 1e3, (first - started) * 1e3

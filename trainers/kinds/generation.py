@@ -1,0 +1,75 @@
+"""Prompts in, text out: a causal language model, served by torch with packed weights."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spaces.plan import Plan
+from spaces.shape import Shape
+from spaces.targets import Precision
+from trainers import generation_cost, generation_metrics
+from trainers.artifacts import Artifact
+from trainers.causal_models import inspect_causal, load_causal
+from trainers.context import Context
+from trainers.cost import CostRow
+from trainers.generation_metrics import RowScores
+from trainers.generation_rows import GenerationRows
+from trainers.generation_tokens import ResponseTokens, tokenise_exchanges
+from trainers.metrics import Quality
+from trainers.models import ModelInfo
+from trainers.packed import open_packed, write_packed
+from trainers.ranks import Ranks, solo
+from trainers.responses import row_scores
+
+_ASKED_ROWS = 200
+"""Most rows that a model in training is asked: writing takes long, and a report only steers."""
+
+
+class Generation:
+    """Answers are scored as they are given: what is kept of a text is how good it was."""
+
+    def inspect(self, reference: str) -> ModelInfo:
+        return inspect_causal(reference)
+
+    def load(self, folder: Path, _context: Context, *, dropout: float = 0.0, seed: int = 0) -> Any:  # noqa: ARG002
+        return load_causal(folder, dropout=dropout)
+
+    def tokenise(self, rows: GenerationRows, model: ModelInfo, context: Context, *, max_tokens: int) -> Artifact:
+        return tokenise_exchanges(
+            rows, model, context.store, max_tokens=max_tokens, max_new_tokens=context.max_new_tokens
+        )
+
+    def open_tokens(self, artifact: Artifact) -> ResponseTokens:
+        return ResponseTokens.of(artifact)
+
+    def ask(self, model: Any, tokens: ResponseTokens, *, context: Context, ranks: Ranks) -> RowScores:
+        asked = tokens.take(np.arange(_ASKED_ROWS)) if len(tokens) > _ASKED_ROWS else tokens
+        return row_scores(model, asked, metric=context.metric, ranks=ranks)
+
+    def quality(self, answers: RowScores, _tokens: ResponseTokens, *, context: Context) -> Quality:  # noqa: ARG002
+        return generation_metrics.quality(answers)
+
+    def retained_loss(self, model: Any, tokens: ResponseTokens, *, context: Context) -> float:  # noqa: ARG002
+        """Mean cross-entropy of the responses' tokens, in nats."""
+        scores = row_scores(model, tokens, metric="perplexity", ranks=solo())
+        return float(scores.totals_N.sum() / scores.counts_N.sum())
+
+    def predictions(self, _answers: RowScores) -> tuple[int, ...]:
+        return ()
+
+    def deploy(self, model: Artifact, *, plan: Plan, precision: Precision, context: Context, folder: Path) -> Path:  # noqa: ARG002
+        return write_packed(load_causal(model.folder), precision=precision, folder=folder)
+
+    def serve(self, deployed: Path, tokens: ResponseTokens, *, context: Context) -> RowScores:
+        torch.set_num_threads(context.threads)
+        return row_scores(open_packed(deployed), tokens, metric=context.metric, ranks=solo())
+
+    def prepare_probe(self, shape: Shape, context: Context) -> None:
+        """Nothing is kept: a shape is cut from the base when it is measured."""
+
+    def probe(
+        self, shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
+    ) -> CostRow:
+        return generation_cost.probe(shape, precision, context, reference=reference, sequence_length=sequence_length)
