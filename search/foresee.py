@@ -115,7 +115,7 @@ def _seconds(plan: Plan, latency_s: Mapping[Shape, float], examples: int) -> flo
     reference = max(latency_s.values(), default=0.0)
     stage = plan.stages[-1]
     assert isinstance(stage, Training)
-    return 3 * latency_s.get(plan.shape, reference) * examples * stage.optimisation.epochs
+    return 3 * latency_s.get(plan.shape, reference) * examples * stage.passes
 
 
 def _known(rows: list[CostRow]) -> list[CostRow]:

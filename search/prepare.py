@@ -18,6 +18,7 @@ from trainers.context import Context
 from trainers.cost import CostRow, Probe, cost_table, read_cost_table, write_cost_table
 from trainers.datasets import TaskRows, load_task
 from trainers.docstrings import cache_folder
+from trainers.experts.parts import keep_domains
 from trainers.kinds import kind_of, named_kind, split_tokens
 from trainers.models import ModelInfo
 from trainers.storage import Storage
@@ -72,7 +73,6 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
     kind = named_kind(spec.task.kind)
     base = kind.inspect(spec.model.base)
     teacher = kind.inspect(spec.model.teacher) if spec.model.teacher else None
-    space = space_of(spec, base=base, data=fingerprint([rows.fingerprint, spec.task.max_tokens]), teacher=teacher)
     models = {model.fingerprint: model for model in (base, teacher) if model is not None}
     artifacts = storage.child("artifacts")
     context = Context(
@@ -85,6 +85,13 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         metric=spec.task.metric,
         threads=threads,
         compute=spec.resources.compute,
+    )
+    space = space_of(
+        spec,
+        base=base,
+        data=fingerprint([rows.fingerprint, spec.task.max_tokens]),
+        teacher=teacher,
+        domains=keep_domains(rows.domains, context.store) if rows.domains else None,
     )
     tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens) for name, model in models.items()}
     context = replace(context, tokens=tokens)

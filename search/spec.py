@@ -141,10 +141,13 @@ def spec_differences(old: Spec, new: Spec) -> list[str]:
     ]
 
 
-def space_of(spec: Spec, *, base: "ModelInfo", data: str, teacher: "ModelInfo | None") -> Space:
+def space_of(
+    spec: Spec, *, base: "ModelInfo", data: str, teacher: "ModelInfo | None", domains: str | None = None
+) -> Space:
     """The space that plans are drawn from.
 
-    ``data`` is the fingerprint of the tokenised rows, ``teacher`` the model named as teacher, if any.
+    ``data`` is the fingerprint of the tokenised rows, ``teacher`` the model named as teacher, if any, ``domains`` the
+    fingerprint of the training rows' domains, where the task names such a column.
 
     Raises:
         SpecError: a student size is above the base's number of layers.
@@ -165,6 +168,7 @@ def space_of(spec: Spec, *, base: "ModelInfo", data: str, teacher: "ModelInfo | 
         },
         teacher_base=teacher.fingerprint if teacher and teacher.fingerprint != base.fingerprint else None,
         batch_size=spec.search.batch_size,
+        domains=domains,
     )
 
 
@@ -222,7 +226,11 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     named = [name for name in _texts(search.get("strategies")) if name in CATALOGUE]
     for name, reason in _misfits(named, task).items():
         found.append((("search", "strategies"), f"{name} {reason}; leave {name} out, or write all"))
-    precisions = _texts(_section(search, "space").get("quantization"))
+    space = _section(search, "space")
+    if _texts(space.get("expert_split")) == ["domain"] and not task.get("domain"):
+        problem = "found domain; no column tells domains apart; name one in task.domain, or write cluster or seed"
+        found.append((("search", "space", "expert_split"), problem))
+    precisions = _texts(space.get("quantization"))
     found += _wrong_precisions(precisions, raw)
     if precisions and "fp32" not in precisions:
         found += _baseline_missing(_texts(search.get("constraints")))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from spaces.methods import distill, finetune
+from spaces.methods import distill, experts, finetune
 from spaces.ranges import Parameter
 from spaces.strategy import Strategy
 
@@ -14,6 +14,7 @@ _STRATEGIES = (
     distill.FINETUNE_THEN_DISTILL,
     distill.DISTILL_THEN_FINETUNE,
     distill.DFT,
+    experts.MOE_DFT,
 )
 
 CATALOGUE: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}

@@ -30,6 +30,8 @@ class Space:
     teacher_base: str | None = None
     """Fingerprint of another model that teaches; None: the fine-tuned base teaches, and students start from it."""
     batch_size: int = 32
+    domains: str | None = None
+    """Fingerprint of the training rows' domains; None: the task names no such column."""
 
     def plan(self, stages: tuple[Stage, ...]) -> Plan:
         """``stages`` on this space's base, data and seed."""

@@ -68,6 +68,11 @@ class Training(Stage):
 
     optimisation: Optimisation
 
+    @property
+    def passes(self) -> float:
+        """About how often it goes over all training rows, forward and back: by this its time is foreseen."""
+        return self.optimisation.epochs
+
 
 _KINDS: dict[str, type[Stage]] = {}
 

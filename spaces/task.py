@@ -20,7 +20,7 @@ METRICS: dict[Kind, tuple[str, ...]] = {
 }
 """What can be measured; the first is measured where the task names none."""
 _COLUMNS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("text", "label"),
+    "classification": ("text", "label", "domain"),
     "generation": ("prompt", "response", "rationale"),
 }
 
@@ -53,6 +53,9 @@ class Task(Frozen):
     """Column of the texts."""
     label: Column = "label"
     """Column of the labels: text, whole numbers or truth values."""
+    domain: Column | None = None
+    """Classification: column that tells where a row of train comes from (a product, a language, a customer). Experts of
+    a mixture can then learn from some domains each."""
     prompt: Column = "prompt"
     """Generation: column of the prompts."""
     response: Column = "response"
@@ -82,7 +85,7 @@ class Task(Frozen):
             return raw
         return {**raw, "metric": default_metric(raw.get("kind", "classification"))}
 
-    @field_validator("text", "label", "prompt", "response", "rationale")
+    @field_validator("text", "label", "domain", "prompt", "response", "rationale")
     @classmethod
     def _is_column_of_kind(cls, value: str | None, info: ValidationInfo) -> str | None:
         kind = info.data.get("kind")
@@ -90,6 +93,14 @@ class Task(Frozen):
         if kind is None or info.field_name in _COLUMNS[kind] or value == cls.model_fields[str(info.field_name)].default:
             return value
         raise ValueError(f"found {value!r}; kind {kind} takes no such key; name columns by {_listed(_COLUMNS[kind])}")
+
+    @field_validator("domain")
+    @classmethod
+    def _is_in_the_users_rows(cls, value: str | None, info: ValidationInfo) -> str | None:
+        train = str(info.data.get("train"))
+        if value is not None and train.startswith(BUILTIN):
+            raise ValueError(f"found {value!r}; the rows of {train} have no domains; leave the key out")
+        return value
 
     @field_validator("metric")
     @classmethod

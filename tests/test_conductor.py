@@ -275,7 +275,7 @@ def test_a_restarted_worker_is_judged_from_its_new_reports():
 
 
 def test_a_plan_that_fails_is_a_row_and_the_search_goes_on():
-    case = Case(faults=Faults(failing=(0, 7)))
+    case = Case(faults=Faults(failing=(0, 7)), scheduler=NeverStop())
     world = run_search(case)
     check_whole(world, case)
     failed = [record for record in ledger_of(world).records if record.status == "failed"]

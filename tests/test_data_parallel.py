@@ -14,6 +14,7 @@ from training_task import finetuning, fitting, plan_of, tiny_context
 
 from spaces.methods.cut import SelectLayers
 from spaces.methods.distill import Distill
+from spaces.methods.experts import DistillExperts, Expert, Gate, Part
 from spaces.methods.finetune import Lora
 from spaces.stages import Chain
 from trainers.context import Context, Progress, Stopped
@@ -35,6 +36,23 @@ TAUGHT = plan_of(
         alpha_end=0.2,
     ),
     finetuning(Lora(rank=2, alpha=4), epochs=1),
+)
+PARTS = [Part(split="cluster", index=index, num_parts=2) for index in range(2)]
+EXPERTS = tuple(
+    Chain(base="base", stages=(Expert(optimisation=fitting(epochs=1), lora=Lora(rank=2, alpha=4), part=part),))
+    for part in PARTS
+)
+MIXED = plan_of(
+    SelectLayers(layers=(0,)),
+    DistillExperts(
+        optimisation=fitting(learning_rate=1e-3, epochs=1),
+        experts=EXPERTS,
+        weights="gate",
+        gate=Chain(base="base", stages=(Gate(optimisation=fitting(), experts=EXPERTS, temperature=2.0, balance=0.1),)),
+        temperature=2.0,
+        alpha=0.5,
+        alpha_end=0.5,
+    ),
 )
 STOPPED = plan_of(finetuning(learning_rate=2e-3))
 BROKEN = plan_of(finetuning(learning_rate=3e-3))
@@ -74,6 +92,7 @@ def fail(_: Progress) -> None:
 
 SCENARIOS = {
     "taught": (TAUGHT, nothing),
+    "mixed": (MIXED, nothing),
     "stopped": (STOPPED, stop),
     "broken": (BROKEN, fail),
     "diverging": (DIVERGING, nothing),
@@ -89,21 +108,22 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, list[di
     return context, [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(WORKERS)]
 
 
-def test_two_workers_train_what_one_does(together: tuple[Context, list[dict]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["taught", "mixed"])
+def test_two_workers_train_what_one_does(name: str, together: tuple[Context, list[dict]], tmp_path: Path) -> None:
     context, outcomes = together
-    alone = tiny_context(tmp_path, rows=ROWS)
+    alone, (plan, _) = tiny_context(tmp_path, rows=ROWS), SCENARIOS[name]
     told: list[Progress] = []
-    run_plan(TAUGHT, alone, ranks=solo(), report=told.append)
-    assert [seen["taught"] for seen in outcomes] == ["done", "done"]
-    assert outcomes[1]["taught told"] == []
-    for found, expected in zip(outcomes[0]["taught told"], told, strict=True):
+    run_plan(plan, alone, ranks=solo(), report=told.append)
+    assert [seen[name] for seen in outcomes] == ["done", "done"]
+    assert outcomes[1][f"{name} told"] == []
+    for found, expected in zip(outcomes[0][f"{name} told"], told, strict=True):
         assert found["train_loss"] == pytest.approx(expected.train_loss, abs=1e-4)
         assert found["quality"] == expected.quality
-    for plan in TAUGHT.trained_prefixes():
-        pair = (store.find(plan.fingerprint) for store in (context.store, alone.store))
-        two, one = (load_file(artifact.folder / "model.safetensors") for artifact in pair if artifact)
-        for name, weights in one.items():
-            torch.testing.assert_close(two[name], weights, atol=1e-4, rtol=1e-4)
+    for part in plan.trained_prefixes():
+        pair = (store.find(part.fingerprint) for store in (context.store, alone.store))
+        two, one = (load_file(next(artifact.folder.glob("*.safetensors"))) for artifact in pair if artifact)
+        for tensor, weights in one.items():
+            torch.testing.assert_close(two[tensor], weights, atol=1e-4, rtol=1e-4)
 
 
 def test_a_stop_ends_every_worker(together: tuple[Context, list[dict]]) -> None:

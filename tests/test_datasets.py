@@ -258,6 +258,30 @@ def test_limit_takes_the_same_share_of_each_class(tmp_path: Path) -> None:
     assert "task.limit: found 2; train has 3 classes" in problems(tmp_path, limit=2)
 
 
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv"])
+def test_every_row_of_train_has_the_domain_it_came_with(name: str, tmp_path: Path) -> None:
+    rows = [{**row, "shop": ("bank", 7, None)[i % 3] if i else "x"} for i, row in enumerate(ROWS)]
+    again = [{**rows[3], "shop": "a"}]
+    write(
+        tmp_path, [{**row, "shop": None if row["shop"] is None else str(row["shop"])} for row in [*rows, *again]], name
+    )
+    found = load(tmp_path, train=name, domain="shop")
+    expected = {row["text"]: str(row["shop"] or "") for row in rows} | {ROWS[3]["text"]: "a"}
+    assert found.domains == tuple(expected[text] for text in found.train.texts)
+    plain = load(tmp_path, train=name)
+    assert plain.domains is None and plain.fingerprint == found.fingerprint
+
+
+def test_domains_must_be_in_train_alone(tmp_path: Path) -> None:
+    write(tmp_path, ROWS)
+    assert "no column 'shop' (task.domain)" in problems(tmp_path, domain="shop")
+    with pytest.raises(ValueError, match="the rows of builtin:docstrings have no domains"):
+        load(tmp_path, train="builtin:docstrings", domain="shop")
+    write(tmp_path, [{**row, "shop": "a"} for row in ROWS])
+    write(tmp_path, [{"text": "new", "label": "red"}], "validation.jsonl")
+    assert set(load(tmp_path, domain="shop", validation="validation.jsonl").domains or ()) == {"a"}
+
+
 def test_unlabeled_texts_are_new_to_validation_and_test_and_there_once(tmp_path: Path) -> None:
     write(tmp_path, ROWS)
     write(tmp_path, ROWS[:4], "val.jsonl")

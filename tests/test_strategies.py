@@ -56,6 +56,7 @@ def _spaces(draw_):
         },
         teacher_base=draw_(st.sampled_from([None, "t" * 64])),
         batch_size=draw_(st.sampled_from([8, 32])),
+        domains="e" * 64,
     )
 
 
@@ -107,7 +108,7 @@ def test_parameters_that_are_not_active_change_nothing(seed, other_seed):
 
 @given(_SEEDS, st.sampled_from(sorted(PARAMETERS)))
 def test_the_range_of_a_parameter_that_is_not_active_changes_no_fingerprint(seed, name):
-    space = make_space()
+    space = replace(make_space(), domains="e" * 64)
     found = _random(space, seed)
     span = PARAMETERS[name]
     at = span.options[-1] if isinstance(span, Choice) else 1
@@ -119,7 +120,7 @@ def test_the_range_of_a_parameter_that_is_not_active_changes_no_fingerprint(seed
 
 @given(st.sampled_from(sorted(CATALOGUE)))
 def test_every_parameter_of_a_strategy_can_be_asked_for(name):
-    space = replace(make_space(), strategies=(name,))
+    space = replace(make_space(), strategies=(name,), domains="e" * 64)
     asked = {parameter for seed in range(60) for parameter in _random(space, seed).params}
     assert asked >= {span.name for span in CATALOGUE[name].parameters}
 
@@ -135,6 +136,7 @@ def test_a_strategy_is_the_chain_it_says(name):
         "finetune_then_distill": ["finetune", "select_layers", "distill"],
         "distill_then_finetune": ["finetune", "select_layers", "distill", "finetune"],
         "dft": ["select_layers", "distill"],
+        "moe_dft": ["select_layers", "distill_experts"],
     }
     found = _random(space, 3)
     assert [stage.kind for stage in found.plan.stages] == kinds[name]
@@ -148,6 +150,17 @@ def test_a_student_is_taught_by_one_of_the_recipes_whose_first_is_the_baseline(n
     plan = _random(space, 0).plan
     distill = next(stage for stage in plan.stages if isinstance(stage, Distill))
     assert plan.on_same_data(distill.teacher) == baseline(space)
+
+
+def test_experts_learn_by_domain_only_where_the_rows_have_domains():
+    space = replace(make_space(), strategies=("moe_dft",))
+    plain = {_random(space, seed).params["expert_split"] for seed in range(40)}
+    drawn = [_random(replace(space, domains="e" * 64), seed) for seed in range(40)]
+    assert plain == {"cluster", "seed"} and {found.params["expert_split"] for found in drawn} == {*plain, "domain"}
+    for found in drawn:
+        parts = [chain.stages[0].part for chain in found.plan.stages[-1].experts]
+        assert [part.index for part in parts] == list(range(found.params["num_experts"]))
+        assert {part.domains is None for part in parts} == {found.params["expert_split"] != "domain"}
 
 
 @pytest.mark.parametrize("name", ["finetune_then_distill", "distill_then_finetune"])

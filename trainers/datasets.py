@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spaces.canonical import fingerprint
 from spaces.task import BUILTIN, Task
 from trainers.docstrings import docstring_rows
-from trainers.readers import Column, DataError, Pairs, label_name, meant, read_rows, text_value
+from trainers.readers import Column, DataError, Pairs, answer_value, label_name, meant, read_rows, text_value
 from trainers.splits import (
     Words,
     content_hash,
@@ -70,6 +71,8 @@ class TaskRows:
     """A sentence on everything that was left out or looks odd."""
     unlabeled: Rows | None = None
     """More texts, none of them in validation or test. No part of the fingerprint: only some plans use them."""
+    domains: tuple[str, ...] | None = None
+    """Where each row of train comes from; empty where it does not say. No part of the fingerprint either."""
     retain: Rows | None = None
     """General rows on which forgetting is measured, with labels of their own; no part of the fingerprint either."""
 
@@ -94,7 +97,9 @@ def load_task(task: Task, *, seed: int, folder: Path) -> TaskRows:
         DataError: all that is wrong with all splits.
     """
     notes: list[str] = []
-    splits = read_splits(task, partial(_read, task=task, folder=folder, notes=notes), more=_MORE)
+    domains: dict[str, str] = {}
+    read = partial(_read, task=task, folder=folder, notes=notes, domains=domains)
+    splits = read_splits(task, read, more=_MORE)
     unlabeled, retain = (splits.pop(name, []) for name in _MORE)
     drop_shared(splits, _WORDS, notes)
     if "validation" not in splits:
@@ -119,6 +124,7 @@ def load_task(task: Task, *, seed: int, folder: Path) -> TaskRows:
         notes=tuple(notes),
         unlabeled=rows.get("unlabeled"),
         retain=rows.get("retain"),
+        domains=tuple(domains[text] for text in rows["train"].texts) if task.domain else None,
     )
 
 
@@ -130,22 +136,30 @@ def sorted_labels(labels: set[str]) -> tuple[str, ...]:
         return tuple(sorted(labels))
 
 
-def _read(split: str, source: str, *, task: Task, folder: Path, notes: list[str]) -> Labelled:
+def _read(split: str, source: str, *, task: Task, folder: Path, notes: list[str], domains: dict[str, str]) -> Labelled:
+    """The rows of a split; the domain of each text of train is put into ``domains``."""
+    rows: list[Any]
     if source.startswith(BUILTIN):
-        pairs = read_builtin(source, BUILTINS, split)
+        rows = read_builtin(source, BUILTINS, split)
     else:
-        pairs = read_rows(source, _columns(task)[: 1 if split == "unlabeled" else 2], folder=folder)
+        rows = read_rows(source, _columns(task, split), folder=folder)
     if split == "unlabeled":
-        pairs = [(row[0], "") for row in pairs]
-    note_missing(pairs, split, _WORDS, notes)
-    return [(encodable(text), label) for text, label in pairs if text is not None and label is not None]
+        rows = [(row[0], "") for row in rows]
+    note_missing(rows, split, _WORDS, notes)
+    found = [(encodable(text), label, *more) for text, label, *more in rows if text is not None and label is not None]
+    for text, _, *more in found if split == "train" and task.domain else ():
+        # A text that is there twice has one domain, whatever the order of the rows.
+        domains[text] = min(more[0] or "", domains.get(text, more[0] or ""))
+    return [(text, label) for text, label, *_ in found]
 
 
-def _columns(task: Task) -> tuple[Column, ...]:
-    return (
-        Column(key="text", name=task.text, parse=text_value("text")),
-        Column(key="label", name=task.label, parse=label_name),
-    )
+def _columns(task: Task, split: str) -> list[Column]:
+    columns = [Column(key="text", name=task.text, parse=text_value("text"))]
+    if split != "unlabeled":
+        columns.append(Column(key="label", name=task.label, parse=label_name))
+    if split == "train" and task.domain:
+        columns.append(Column(key="domain", name=task.domain, parse=answer_value("domain")))
+    return columns
 
 
 def _set_aside(pairs: Labelled, share: float, seed: int, notes: list[str]) -> tuple[Labelled, Labelled]:

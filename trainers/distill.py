@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spaces.methods.distill import Distill
+from spaces.methods.experts import DistillExperts
 from trainers.batches import Batch
 from trainers.loop import Fitted, Job, Loss, fit
 from trainers.losses import soft_label_loss
@@ -21,7 +22,7 @@ def distill(model: Any, job: Job) -> tuple[Any, Fitted]:
     return model, Fitted(fitted.seconds + taught.seconds, fitted.history)
 
 
-def taught_loss(stage: Distill, log_probs: np.ndarray) -> Loss:
+def taught_loss(stage: Distill | DistillExperts, log_probs: np.ndarray) -> Loss:
     """The stage's loss against a teacher's log-probabilities at every position of the training rows."""
 
     def loss(outputs: Any, batch: Batch, share: float) -> Tensor:

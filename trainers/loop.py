@@ -23,6 +23,7 @@ from trainers.context import Context, Heartbeat, Progress, Report, unhurried
 from trainers.embeddings import train_used_rows, used_ids
 from trainers.kinds import kind_of, split_tokens
 from trainers.ranks import Ranks
+from trainers.tokens import Tokens
 
 _HEARTBEAT_STEPS = 4
 """Between two heartbeats. Counted in steps, so that all workers of a plan make them together."""
@@ -78,16 +79,18 @@ class Fitted:
     history: tuple[dict[str, Any], ...]
 
 
-def fit(model: Any, loss: Loss, job: Job, *, outputs: Sequence[str] = ()) -> Fitted:
+def fit(model: Any, loss: Loss, job: Job, *, outputs: Sequence[str] = (), tokens: Tokens | None = None) -> Fitted:
     """Train the parameters of ``model`` that require a gradient; it is left in evaluation mode on the processor.
 
-    ``outputs`` are what the loss needs of the model beside logits: ``hidden_states``, ``attentions``.
+    ``outputs`` are what the loss needs of the model beside logits: ``hidden_states``, ``attentions``. ``tokens`` are
+    the rows to train on where these are not all of train; a batch numbers their rows and positions.
 
     Raises:
         TrainingError: a loss or gradient that is not finite.
         Stopped: the report callback ended the plan.
     """
-    tokens = split_tokens(job.context, base=job.plan.base, split="train")
+    if tokens is None:
+        tokens = split_tokens(job.context, base=job.plan.base, split="train")
     used = used_ids(tokens, vocab_size=model.config.vocab_size, pad_id=pad_id(model))
     model.to(pick_device()).train()
     longest = int(tokens.lengths.max())
@@ -98,7 +101,7 @@ def fit(model: Any, loss: Loss, job: Job, *, outputs: Sequence[str] = ()) -> Fit
 
 
 class _Fit:
-    def __init__(self, model: Any, loss: Loss, job: Job, tokens: Any, outputs: Sequence[str]) -> None:
+    def __init__(self, model: Any, loss: Loss, job: Job, tokens: Tokens, outputs: Sequence[str]) -> None:
         self.model, self.loss, self.job, self.tokens = model, loss, job, tokens
         self.device = next(model.parameters()).device
         self.asked = {f"output_{name}": True for name in outputs}

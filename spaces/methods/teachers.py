@@ -3,13 +3,17 @@
 from spaces.choosers import Chooser
 from spaces.methods.finetune import Finetune
 from spaces.space import Space
-from spaces.stages import Chain, Stage
+from spaces.stages import Chain, Optimisation, Stage
+
+
+def recipe(space: Space, chooser: Chooser) -> Optimisation:
+    """One of the ways to fine-tune a teacher, as picked."""
+    return space.teacher_recipes[str(chooser.categorical("teacher", tuple(space.teacher_recipes)))]
 
 
 def expert(space: Space, chooser: Chooser) -> Chain:
     """A teacher: a model fine-tuned in full on the task by a picked recipe."""
-    recipe = str(chooser.categorical("teacher", tuple(space.teacher_recipes)))
-    stage = Finetune(optimisation=space.teacher_recipes[recipe])
+    stage = Finetune(optimisation=recipe(space, chooser))
     return Chain(base=space.teacher_base or space.base, stages=(stage,))
 
 

@@ -10,6 +10,7 @@ Shapes: P = positions (any leading dimensions), C = classes or vocabulary.
 from trainers.losses.divergences import forward_kl, generalized_jsd, reverse_kl, skewed_kl
 from trainers.losses.features import attention_mse, hidden_mse, relation_kl
 from trainers.losses.labels import IGNORED, cross_entropy, soft_label_loss
+from trainers.losses.mixtures import camkd_weights, load_balance, mixture_log_probs
 from trainers.losses.sparse import SampledTargets, TopKTargets, sampled_forward_kl, top_k_forward_kl
 
 __all__ = [
@@ -17,10 +18,13 @@ __all__ = [
     "SampledTargets",
     "TopKTargets",
     "attention_mse",
+    "camkd_weights",
     "cross_entropy",
     "forward_kl",
     "generalized_jsd",
     "hidden_mse",
+    "load_balance",
+    "mixture_log_probs",
     "relation_kl",
     "reverse_kl",
     "sampled_forward_kl",

@@ -1,6 +1,7 @@
 """What a teacher answers to the training rows: computed once, kept in full, memory-mapped by every student."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,9 +43,18 @@ def teacher_outputs(teacher: Plan, context: Context, *, ranks: Ranks | None = No
     """
     ranks = ranks or solo()
     name = outputs_fingerprint(teacher, context)
+    return kept_outputs(name, context, lambda: _answers(teacher, context, ranks), ranks=ranks)
+
+
+def kept_outputs(name: str, context: Context, answer: Callable[[], Tensor], *, ranks: Ranks) -> TeacherOutputs:
+    """The outputs called ``name``; what all workers' ``answer`` gives (positions × classes), where there are none yet.
+
+    Raises:
+        ModelError: worker 0 published them, and this one does not see them.
+    """
     if not ranks.on_first(lambda: context.store.has(name)):
         started = time.perf_counter()
-        answers = _answers(teacher, context, ranks)
+        answers = answer()
         ranks.on_first(lambda: _publish(name, answers, context, seconds=time.perf_counter() - started))
     found = context.store.find(name)
     if found is None:
