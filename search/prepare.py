@@ -8,12 +8,16 @@ import numpy as np
 
 from search.goals import Goals
 from search.spec import Spec, space_of
+from search.spec_errors import SpecError
 from spaces.canonical import fingerprint
+from spaces.catalogue import CATALOGUE
 from spaces.draw import Draw, opening, restrict, shapes
+from spaces.methods.distill import DFT_FEATURE
 from spaces.methods.finetune import baseline
 from spaces.shape import Shape
 from spaces.space import Space
 from spaces.targets import TARGETS, Precision
+from trainers.alignment import unlike_tokens
 from trainers.context import Context
 from trainers.cost import CostRow, Probe, cost_table, read_cost_table, write_cost_table
 from trainers.datasets import TaskRows, load_task
@@ -95,6 +99,9 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
     )
     tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens) for name, model in models.items()}
     context = replace(context, tokens=tokens)
+    if teacher is not None and (where := unlike_tokens(context, base=base.fingerprint, teacher=teacher.fingerprint)):
+        reason = f"{teacher.reference} does not read the tokens of {base.reference}: {where}"
+        space = without_alignment(spec, space, reason=reason, say=say)
     return Prepared(
         spec=spec,
         goals=Goals(
@@ -108,6 +115,33 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         context=context,
         space=space,
         sequence_length=int(np.median(split_tokens(context, base=base.fingerprint, split="validation").lengths)),
+    )
+
+
+def without_alignment(spec: Spec, space: Space, *, reason: str, say: Say) -> Space:
+    """``space`` without what compares student and teacher token by token, which cannot be done for ``reason``.
+
+    Raises:
+        SpecError: the spec asks for it by name.
+    """
+    way_out = "name a teacher with the same tokenizer, or leave model.teacher out"
+    lost = [name for name in space.strategies if "same_tokens" in CATALOGUE[name].needs]
+    asked = space.options(DFT_FEATURE)
+    problems = [
+        f"search.strategies: {name}: {reason}; {way_out}" for name in lost if "all" not in spec.search.strategies
+    ]
+    if "dft" in space.strategies and "none" not in asked:
+        problems.append(f"search.space.dft_feature: {reason}; {way_out}, or add none")
+    if problems:
+        raise SpecError(problems)
+    for name in lost:
+        say(f"strategies: {name} is left out: {reason}")
+    if "dft" in space.strategies:
+        say(f"strategies: dft goes without features: {reason}")
+    return replace(
+        space,
+        strategies=tuple(name for name in space.strategies if name not in lost),
+        narrowed={**space.narrowed, DFT_FEATURE.name: replace(DFT_FEATURE, options=("none",))},
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from spaces.methods import distill, experts, finetune
+from spaces.methods import distill, distill_feature, experts, finetune
 from spaces.ranges import Parameter
 from spaces.strategy import Strategy
 
@@ -15,6 +15,7 @@ _STRATEGIES = (
     distill.DISTILL_THEN_FINETUNE,
     distill.DFT,
     experts.MOE_DFT,
+    distill_feature.DISTILL_FEATURE,
 )
 
 CATALOGUE: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}

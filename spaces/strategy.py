@@ -12,8 +12,9 @@ from spaces.stages import Stage
 
 Build = Callable[[Space, Chooser], tuple[Stage, ...]]
 TaskKind = Literal["classification", "generation"]
-Need = Literal["teacher", "unlabeled", "rationales"]
-"""What a strategy needs beside labelled rows. A teacher is trained on them where the spec names none."""
+Need = Literal["teacher", "same_tokens", "unlabeled", "rationales"]
+"""What a strategy needs beside labelled rows. A teacher is trained on them where the spec names none; that it reads the
+same tokens as the student is known when the rows are tokenised."""
 
 _ABSENT = {"unlabeled": "task.unlabeled names no rows", "rationales": "task.rationale names no column"}
 
@@ -44,7 +45,12 @@ class Strategy:
     @property
     def needs_in_words(self) -> str:
         """a teacher, unlabeled texts; empty where labelled rows are enough."""
-        words = {"teacher": "a teacher", "unlabeled": "unlabeled texts", "rationales": "rationales"}
+        words = {
+            "teacher": "a teacher",
+            "same_tokens": "one tokenizer for it and the student",
+            "unlabeled": "unlabeled texts",
+            "rationales": "rationales",
+        }
         return " and ".join(words[need] for need in self.needs)
 
     def ends_in(self, space: Space) -> tuple[Shape, ...]:

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from spaces.canonical import LATER, Frozen, canonical_json, file_fingerprint, fingerprint
 from spaces.methods.cut import SelectLayers, spread
 from spaces.methods.distill import Distill
+from spaces.methods.distill_feature import DistillFeature
+from spaces.methods.features import Feature
 from spaces.methods.finetune import Finetune, Lora
 from spaces.objectives import OBJECTIVES, parse_constraint
 from spaces.plan import Plan
@@ -32,6 +34,10 @@ _TEACHER = Chain(base=_BASE, stages=(_FULL,))
 def _distill(teacher=_TEACHER, **changes):
     settings = {"temperature": 2.0, "alpha": 0.5, "alpha_end": 0.5, **changes}
     return Distill(optimisation=_OPTIMISATION, teacher=teacher, **settings)
+
+
+def _aligned(kind, **settings):
+    return DistillFeature(optimisation=_OPTIMISATION, teacher=_TEACHER, feature=Feature(kind=kind, **settings))
 
 
 def _plan(*stages, **changes):
@@ -141,6 +147,13 @@ _VARIED = [
     _plan(_FULL, _CUT, _FULL),
     _plan(_CUT, _distill()),
     _plan(_CUT, _distill(alpha_end=0.4)),
+    _plan(_CUT, _distill(feature=Feature(kind="hidden"), gamma=1.0)),
+    _plan(_CUT, _distill(feature=Feature(kind="hidden"), gamma=2.0)),
+    _plan(_CUT, _aligned("hidden")),
+    _plan(_CUT, _aligned("attention")),
+    _plan(_CUT, _aligned("relation", num_relation_heads=12)),
+    _plan(_CUT, _aligned("relation", num_relation_heads=24)),
+    _plan(_CUT, _aligned("hidden").model_copy(update={"teacher": Chain(base="c" * 64, stages=(_FULL,))})),
     _plan(_CUT, _distill(teacher=Chain(base="c" * 64, stages=(_FULL,)))),
     _plan(_CUT, _distill(teacher=Chain(base=_BASE, stages=(_LORA,)))),
     *(

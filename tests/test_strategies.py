@@ -113,7 +113,9 @@ def test_the_range_of_a_parameter_that_is_not_active_changes_no_fingerprint(seed
     span = PARAMETERS[name]
     at = span.options[-1] if isinstance(span, Choice) else 1
     changes = {"options": (at,)} if isinstance(span, Choice) else {"low": at, "high": at, "default": at}
-    values = {"strategy": found.strategy, **found.params, **({name: at} if name in found.params else {})}
+    # Where the only option left opens parameters that were not asked for before, they have a value too.
+    usual = {span.name: span.default for span in PARAMETERS.values()}
+    values = {**usual, "strategy": found.strategy, **found.params, **({name: at} if name in found.params else {})}
     again = draw(replace(space, narrowed={name: replace(span, **changes)}), FixedChooser(values))
     assert (again.plan.fingerprint == found.plan.fingerprint) is (found.params.get(name, at) == at)
 
@@ -137,6 +139,7 @@ def test_a_strategy_is_the_chain_it_says(name):
         "distill_then_finetune": ["finetune", "select_layers", "distill", "finetune"],
         "dft": ["select_layers", "distill"],
         "moe_dft": ["select_layers", "distill_experts"],
+        "distill_feature": ["finetune", "select_layers", "distill_feature", "distill"],
     }
     found = _random(space, 3)
     assert [stage.kind for stage in found.plan.stages] == kinds[name]
@@ -144,12 +147,14 @@ def test_a_strategy_is_the_chain_it_says(name):
     assert CATALOGUE[name].student is (found.plan.shape.num_layers is not None)
 
 
-@pytest.mark.parametrize("name", ["distill_soft", "finetune_then_distill", "distill_then_finetune", "dft"])
+@pytest.mark.parametrize(
+    "name", ["distill_soft", "finetune_then_distill", "distill_then_finetune", "dft", "distill_feature"]
+)
 def test_a_student_is_taught_by_one_of_the_recipes_whose_first_is_the_baseline(name):
     space = replace(make_space(), strategies=(name,), teacher_recipes={"only": make_space().teacher_recipes["long"]})
     plan = _random(space, 0).plan
-    distill = next(stage for stage in plan.stages if isinstance(stage, Distill))
-    assert plan.on_same_data(distill.teacher) == baseline(space)
+    teachers = [teacher for stage in plan.stages for teacher in stage.teachers]
+    assert {plan.on_same_data(teacher) for teacher in teachers} == {baseline(space)}
 
 
 def test_experts_learn_by_domain_only_where_the_rows_have_domains():
@@ -163,7 +168,7 @@ def test_experts_learn_by_domain_only_where_the_rows_have_domains():
         assert {part.domains is None for part in parts} == {found.params["expert_split"] != "domain"}
 
 
-@pytest.mark.parametrize("name", ["finetune_then_distill", "distill_then_finetune"])
+@pytest.mark.parametrize("name", ["finetune_then_distill", "distill_then_finetune", "distill_feature"])
 def test_a_student_of_another_model_starts_at_the_base(name):
     space = replace(make_space(), strategies=(name,), teacher_base="t" * 64)
     plan = _random(space, 0).plan

@@ -110,8 +110,9 @@ def test_asking_takes_every_row_once_by_length(lengths: np.ndarray) -> None:
 
 def test_a_batch_is_padded_to_its_longest_row(context: Context) -> None:
     tokens = split_tokens(context, base="base", split="train")
-    batch = collate(tokens, [4, 9, 2], pad_id=77, count=5)
-    assert batch.count == 5 and batch.labels_P.tolist() == tokens.labels[[4, 9, 2]].tolist()
+    batch = collate(tokens, [4, 9, 2], pad_id=77, whole=[4, 9, 2, 0, 7])
+    assert batch.count == 5 and batch.num_tokens == sum(tokens.lengths[[4, 9, 2, 0, 7]])
+    assert batch.labels_P.tolist() == tokens.labels[[4, 9, 2]].tolist()
     assert batch.input_ids_BL.shape[1] == max(tokens.lengths[[4, 9, 2]])
     for ids, mask, row in zip(batch.input_ids_BL, batch.attention_mask_BL, (4, 9, 2), strict=True):
         assert ids[mask.bool()].tolist() == tokens.ids(row).tolist()

@@ -29,6 +29,8 @@ class Batch:
     """Where each position's answer is among B × L, flat; None: each row has one."""
     count: int
     """Positions of the whole batch, over all workers."""
+    num_tokens: int
+    """Tokens of the whole batch, over all workers, without padding."""
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on ``device``."""
@@ -67,9 +69,12 @@ def sorted_batches(lengths: np.ndarray, *, batch_size: int) -> list[np.ndarray]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def collate(tokens: Tokens, rows: Sequence[int] | np.ndarray, *, pad_id: int, count: int | None = None) -> Batch:
-    """The rows as one batch; ``count`` where their positions are only a worker's share of it."""
+def collate(
+    tokens: Tokens, rows: Sequence[int] | np.ndarray, *, pad_id: int, whole: Sequence[int] | np.ndarray | None = None
+) -> Batch:
+    """The rows padded; ``whole`` are those of the whole batch where ``rows`` are only a worker's share of it."""
     rows = np.asarray(rows)
+    whole = rows if whole is None else np.asarray(whole)
     ids = [tokens.ids(int(row)) for row in rows]
     padded = np.full((len(ids), max(map(len, ids))), pad_id, dtype=np.int64)
     mask = np.zeros_like(padded)
@@ -84,5 +89,6 @@ def collate(tokens: Tokens, rows: Sequence[int] | np.ndarray, *, pad_id: int, co
         labels_P=torch.from_numpy(labels),
         positions_P=positions,
         places_P=None if places is None else torch.from_numpy(places),
-        count=len(positions) if count is None else count,
+        count=tokens.num_positions(whole),
+        num_tokens=int(tokens.lengths[whole].sum()),
     )

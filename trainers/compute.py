@@ -46,12 +46,17 @@ def autocast(context: Context, device: torch.device) -> contextlib.AbstractConte
 @contextlib.contextmanager
 def fast_attention(model: Any, *, longest: int, context: Context) -> Iterator[None]:
     """Inside the block the model uses the attention that is the fastest for rows of up to ``longest`` tokens."""
-    before = model.config._attn_implementation
     device = next(model.parameters()).device
-    short = before == "sdpa" and longest <= _SHORT_TOKENS and device.type == "cpu" and uses_bf16(context, device)
-    if not short:
+    fused = model.config._attn_implementation == "sdpa"
+    short = fused and longest <= _SHORT_TOKENS and device.type == "cpu" and uses_bf16(context, device)
+    with plain_attention(model) if short else contextlib.nullcontext():
         yield
-        return
+
+
+@contextlib.contextmanager
+def plain_attention(model: Any) -> Iterator[None]:
+    """Inside the block the model computes attention as plain matrix products, the only way in which it shows them."""
+    before = model.config._attn_implementation
     with quiet_transformers():
         model.set_attn_implementation("eager")
     try:

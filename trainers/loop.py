@@ -30,7 +30,8 @@ _HEARTBEAT_STEPS = 4
 
 Loss = Callable[[Any, Batch, float], Tensor]
 """From the model's outputs (``transformers`` ModelOutput, with ``logits``), their batch and the share of all steps done
-(0 at the first, 1 at the last): the loss, summed over the positions at hand and divided by ``batch.count``.
+(0 at the first, 1 at the last): the loss, summed over the positions at hand and divided by ``batch.count``, or over
+tokens and divided by ``batch.num_tokens``.
 
 A loss that is an ``nn.Module`` is trained beside the model, with what in it requires a gradient, and then forgotten."""
 
@@ -161,8 +162,7 @@ class _Fit:
         own = rows[ranks.rank :: ranks.size]
         # A worker without a row still has to know which weights get a gradient; its row counts for nothing.
         weight = 1.0 if len(own) else 0.0
-        count = self.tokens.num_positions(rows)
-        batch = collate(self.tokens, own if len(own) else rows[:1], pad_id=pad_id(self.model), count=count)
+        batch = collate(self.tokens, own if len(own) else rows[:1], pad_id=pad_id(self.model), whole=rows)
         batch = batch.to(self.device)
         with autocast(self.job.context, self.device):
             found = self.model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL, **self.asked)

@@ -81,6 +81,12 @@ class LabelledTokens(Tokens):
         return Targets(self.labels[rows], rows, None)
 
 
+def first_difference(one: Tokens, other: Tokens) -> int | None:
+    """The first row whose token ids are not the same in both tokenisations of some rows; None where all are."""
+    rows = range(len(one))
+    return next((row for row in rows if not np.array_equal(one.ids(row), other.ids(row))), None)
+
+
 def tokenise(rows: Rows, model: "ModelInfo", store: ArtifactStore, *, max_tokens: int) -> Artifact:
     """The tokens of ``rows`` for ``model``, found again if they exist. Longer rows are cut to ``max_tokens`` or to what
     the model takes.

@@ -1,21 +1,26 @@
 """Soft labels: a student trained on a teacher's distribution, alone or beside the gold labels."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from spaces.canonical import LATER
 from spaces.choosers import Chooser
 from spaces.methods.cut import cut
+from spaces.methods.features import RELATION_HEADS, Feature, pick_feature
 from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE, Finetune
 from spaces.methods.teachers import expert, student_start
-from spaces.ranges import Range
+from spaces.ranges import Choice, Range
 from spaces.space import Space
 from spaces.stages import Chain, Stage, Training
 from spaces.strategy import Strategy
 
 
 class Distill(Training):
-    """Train on a teacher's distribution: alpha T² KL(teacher ‖ student) + (1 - alpha) CE. [Hinton2015] § 2."""
+    """Train on a teacher's distribution: alpha T² KL(teacher ‖ student) + (1 - alpha) CE. [Hinton2015] § 2.
+
+    With ``feature``, gamma times the loss of that feature is added.
+    """
 
     carried_out_by = "trainers.distill:distill"
 
@@ -27,6 +32,16 @@ class Distill(Training):
     """Weight of the soft loss at the first step."""
     alpha_end: float = Field(ge=0, le=1)
     """Weight of the soft loss at the last step; moves linearly. Equal to ``alpha``: it stays."""
+    feature: Annotated[Feature | None, LATER] = None
+    """What is taken over from inside the teacher as well."""
+    gamma: Annotated[float, LATER, Field(ge=0)] = 0.0
+    """Weight of the feature's loss."""
+
+    @model_validator(mode="after")
+    def _feature_has_a_weight(self) -> "Distill":
+        if (self.feature is not None) is not (self.gamma > 0):
+            raise ValueError(f"`feature` and a `gamma` above 0 come together, but got {self.feature!r}, {self.gamma}")
+        return self
 
     @property
     def teachers(self) -> tuple[Chain, ...]:
@@ -34,13 +49,16 @@ class Distill(Training):
 
     def say(self) -> str:
         moving = "" if self.alpha == self.alpha_end else f" to {self.alpha_end:.2g}"
-        loss = f"temperature {self.temperature:.3g}, soft weight {self.alpha:.2g}{moving}"
+        inside = f", {self.feature.say()} weight {self.gamma:.2g}" if self.feature else ""
+        loss = f"temperature {self.temperature:.3g}, soft weight {self.alpha:.2g}{moving}{inside}"
         return f"distil from {self.teacher.say_teacher()} ({loss}, {self.optimisation.say()})"
 
 
 TEMPERATURE = Range("temperature", 1.0, 8.0, 2.0, log=True, summary="softens teacher and student alike")
 ALPHA = Range("alpha", 0.1, 1.0, 0.5, share=True, summary="weight of the soft loss")
 ALPHA_END = Range("alpha_end", 0.0, 1.0, 0.3, share=True, summary="weight of the soft loss at the end (dft)")
+DFT_FEATURE = Choice("dft_feature", ("none", "hidden", "relation"), summary="feature loss beside the labels (dft)")
+GAMMA = Range("gamma", 0.1, 10, 1, log=True, summary="weight of the feature loss (dft)")
 POLISH_LEARNING_RATE = Range(
     "polish_learning_rate", 1e-5, 2e-4, 5e-5, log=True, summary="the fine-tune after a distillation"
 )
@@ -51,19 +69,19 @@ _DISTILL = (TEMPERATURE, STUDENT_LEARNING_RATE, EPOCHS)
 def _distill_soft(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     teacher, begin = expert(space, chooser), cut(space, chooser)
     alpha = space.real(chooser, ALPHA)
-    return (*begin, _distill(space, chooser, teacher, alpha=alpha, alpha_end=alpha))
+    return (*begin, distill_stage(space, chooser, teacher, alpha=alpha, alpha_end=alpha))
 
 
 def _finetune_then_distill(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     teacher, begin = expert(space, chooser), cut(space, chooser)
     alpha = space.real(chooser, ALPHA)
-    distill = _distill(space, chooser, teacher, alpha=alpha, alpha_end=alpha)
+    distill = distill_stage(space, chooser, teacher, alpha=alpha, alpha_end=alpha)
     return (*student_start(space, teacher), *begin, distill)
 
 
 def _distill_then_finetune(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     teacher, begin = expert(space, chooser), cut(space, chooser)
-    distill = _distill(space, chooser, teacher, alpha=1.0, alpha_end=1.0)
+    distill = distill_stage(space, chooser, teacher, alpha=1.0, alpha_end=1.0)
     polish = Finetune(optimisation=space.optimisation(chooser, POLISH_LEARNING_RATE, POLISH_EPOCHS))
     return (*student_start(space, teacher), *begin, distill, polish)
 
@@ -71,10 +89,16 @@ def _distill_then_finetune(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
 def _dft(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     teacher, begin = expert(space, chooser), cut(space, chooser)
     alpha, alpha_end = space.real(chooser, ALPHA), space.real(chooser, ALPHA_END)
-    return (*begin, _distill(space, chooser, teacher, alpha=alpha, alpha_end=alpha_end))
+    stage = distill_stage(space, chooser, teacher, alpha=alpha, alpha_end=alpha_end)
+    kind = space.choice(chooser, DFT_FEATURE)
+    if kind == "none":
+        return (*begin, stage)
+    feature = pick_feature(space, chooser, kind)
+    return (*begin, stage.model_copy(update={"feature": feature, "gamma": space.real(chooser, GAMMA)}))
 
 
-def _distill(space: Space, chooser: Chooser, teacher: Chain, *, alpha: float, alpha_end: float) -> Distill:
+def distill_stage(space: Space, chooser: Chooser, teacher: Chain, *, alpha: float, alpha_end: float) -> Distill:
+    """Soft labels of ``teacher`` at a picked temperature and rate."""
     return Distill(
         optimisation=space.optimisation(chooser, STUDENT_LEARNING_RATE, EPOCHS),
         teacher=teacher,
@@ -107,8 +131,8 @@ DISTILL_THEN_FINETUNE = Strategy(
 )
 DFT = Strategy(
     name="dft",
-    summary="student cut from the base, gold and soft labels in one stage, weight moving",
+    summary="student cut from the base, gold and soft labels in one stage, weight moving; features too if wanted",
     build=_dft,
-    parameters=(ALPHA, ALPHA_END, *_DISTILL),
+    parameters=(ALPHA, ALPHA_END, *_DISTILL, DFT_FEATURE, RELATION_HEADS, GAMMA),
     needs=("teacher",),
 )
