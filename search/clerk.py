@@ -144,6 +144,7 @@ def _of_result(result: Result, variant: Measured) -> dict[str, Any]:
         "train_memory_mb": result.train_memory_mb,
         "overfit": result.overfit,
         "forgetting": result.forgetting,
+        "notes": result.notes,
         "host": result.host,
     }
 

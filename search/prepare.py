@@ -96,6 +96,7 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         data=fingerprint([rows.fingerprint, spec.task.max_tokens]),
         teacher=teacher,
         domains=keep_domains(rows.domains, context.store) if rows.domains else None,
+        unlabeled=rows.splits["unlabeled"].fingerprint if "unlabeled" in rows.splits else None,
     )
     tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens) for name, model in models.items()}
     context = replace(context, tokens=tokens)

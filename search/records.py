@@ -60,6 +60,8 @@ class Record:
     """Train metric minus validation metric, before deployment."""
     curve: Sequence[tuple[float, float]] = ()
     """(fidelity, quality) at each report of the plan's last stage."""
+    notes: Mapping[str, float] = field(default_factory=dict)
+    """What the plan's stages had to say of themselves, such as the share of pseudo-labels that was kept."""
     seed: int = 0
     host: str = ""
     started_at: float = 0.0
@@ -75,7 +77,7 @@ class Record:
         return None if found is None else float(found)
 
 
-_JSON = ("params", "curve", "versions")
+_JSON = ("params", "curve", "notes", "versions")
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -104,7 +106,8 @@ def from_row(row: Mapping[str, Any], metric: str) -> Record:
         item.name: row[_column(item.name, metric)] for item in fields(Record) if _column(item.name, metric) in row
     }
     for name in _JSON:
-        values[name] = json.loads(values[name])
+        if name in values:
+            values[name] = json.loads(values[name])
     values["curve"] = tuple((float(f), float(q)) for f, q in values["curve"])
     values["predictions"] = tuple(values.get("predictions") or ())
     return Record(**values)

@@ -142,12 +142,19 @@ def spec_differences(old: Spec, new: Spec) -> list[str]:
 
 
 def space_of(
-    spec: Spec, *, base: "ModelInfo", data: str, teacher: "ModelInfo | None", domains: str | None = None
+    spec: Spec,
+    *,
+    base: "ModelInfo",
+    data: str,
+    teacher: "ModelInfo | None",
+    domains: str | None = None,
+    unlabeled: str | None = None,
 ) -> Space:
     """The space that plans are drawn from.
 
     ``data`` is the fingerprint of the tokenised rows, ``teacher`` the model named as teacher, if any, ``domains`` the
-    fingerprint of the training rows' domains, where the task names such a column.
+    fingerprint of the training rows' domains, where the task names such a column, and ``unlabeled`` that of the rows
+    without labels.
 
     Raises:
         SpecError: a student size is above the base's number of layers.
@@ -167,6 +174,7 @@ def space_of(
             for name, recipe in spec.search.teacher_recipes.items()
         },
         teacher_base=teacher.fingerprint if teacher and teacher.fingerprint != base.fingerprint else None,
+        unlabeled=unlabeled,
         batch_size=spec.search.batch_size,
         domains=domains,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from spaces.methods import distill, distill_feature, experts, finetune
+from spaces.methods import distill, distill_feature, distill_reverse_kl, experts, finetune, pseudo_label
 from spaces.ranges import Parameter
 from spaces.strategy import Strategy
 
@@ -16,6 +16,8 @@ _STRATEGIES = (
     distill.DFT,
     experts.MOE_DFT,
     distill_feature.DISTILL_FEATURE,
+    distill_reverse_kl.DISTILL_REVERSE_KL,
+    pseudo_label.PSEUDO_LABEL,
 )
 
 CATALOGUE: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}

@@ -29,6 +29,8 @@ class Space:
     """How a teacher may be fine-tuned, by name. Few, so that plans share a teacher; the first is the baseline."""
     teacher_base: str | None = None
     """Fingerprint of another model that teaches; None: the fine-tuned base teaches, and students start from it."""
+    unlabeled: str | None = None
+    """Fingerprint of rows without labels; None where there are none."""
     batch_size: int = 32
     domains: str | None = None
     """Fingerprint of the training rows' domains; None: the task names no such column."""

@@ -32,7 +32,6 @@ from simulated import (
 from search.conductor import DONE, WAIT
 from search.sampler import TpeSampler
 from search.scheduler import NeverStop
-from spaces.catalogue import CATALOGUE
 from spaces.choosers import FixedChooser
 from spaces.draw import Draw, draw, opening, restrict, shapes
 from spaces.methods.finetune import baseline
@@ -71,7 +70,7 @@ def test_some_plans_are_stopped_early_and_have_one_row_each():
 
 def test_the_opening_comes_first_and_once():
     draws = [proposal.draw for proposal in ledger_of(run_search(Case())).proposals]
-    assert draws[: len(CATALOGUE)] == list(opening(SPACE))
+    assert draws[: len(SPACE.strategies)] == list(opening(SPACE))
 
 
 def test_records_carry_known_costs_and_what_reuse_saved():
@@ -99,7 +98,7 @@ def test_the_listener_hears_of_everything():
 
 
 def _taught(temperature, layers=2):
-    values = {"strategy": "distill_soft", "teacher": "standard", "student_layers": layers, "alpha": 0.5}
+    values = {"strategy": "finetune_then_distill", "teacher": "standard", "student_layers": layers, "alpha": 0.5}
     return draw(SPACE, FixedChooser({**values, "student_learning_rate": 2e-4, "epochs": 3, "temperature": temperature}))
 
 
@@ -421,5 +420,5 @@ def test_a_lowered_budget_proposes_nothing_and_keeps_everything():
 def test_a_space_without_another_plan_ends_the_search():
     case, ears = Case(trials=40, sampler=lambda *_: None), Ears()
     world = run_search(case, ears=ears)
-    assert len(ledger_of(world).proposals) == len(CATALOGUE)
+    assert len(ledger_of(world).proposals) == len(SPACE.strategies)
     assert ("said", "the space has no plan left that was not tried") in ears.heard

@@ -1,7 +1,9 @@
 """Distillation: the teacher's outputs on disk, the moving weight, and what is reused between plans."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from spaces.canonical import fingerprint
 from spaces.methods.cut import SelectLayers
 from spaces.methods.distill import Distill
+from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.stages import Chain
 from trainers.batches import collate
 from trainers.context import Context, Progress
-from trainers.distill import taught_loss
+from trainers.distill import against, divergence_loss, soft_loss
 from trainers.kinds import split_tokens
 from trainers.losses import soft_label_loss
 from trainers.models import ModelError, load_classifier
@@ -91,11 +94,46 @@ def test_the_weight_of_the_soft_loss_moves_linearly(taught: Context) -> None:
     batch = collate(split_tokens(taught, base="base", split="train"), [3, 0, 7], pad_id=0)
     logits = torch.randn(3, len(LABELS), generator=torch.Generator().manual_seed(0))
     answer = SequenceClassifierOutput(logits=logits)
-    loss = taught_loss(distilling(alpha=0.9, alpha_end=0.1), outputs)
+    loss = against(outputs, partial(soft_loss, distilling(alpha=0.9, alpha_end=0.1)))
     for share, alpha in ((0.0, 0.9), (0.5, 0.5), (1.0, 0.1)):
         teacher = torch.from_numpy(outputs[[3, 0, 7]])
         expected = soft_label_loss(logits, teacher, batch.labels_P, temperature=2.0, alpha=alpha)
         torch.testing.assert_close(loss(answer, batch, share), expected)
+
+
+def _divergence(**settings: Any) -> DistillDivergence:
+    options = {"divergence": "jsd", "mix": 0.5, "temperature": 2.0, "alpha": 0.5, **settings}
+    return DistillDivergence(optimisation=fitting(epochs=1), teacher=Chain(base="base", stages=(EXPERT,)), **options)
+
+
+@pytest.mark.parametrize("divergence", ["jsd", "skewed_kl", "skewed_reverse_kl"])
+def test_a_divergence_is_weighed_against_the_gold_labels(divergence: str, taught: Context) -> None:
+    outputs = teacher_outputs(TEACHER, taught).log_probs
+    batch = collate(split_tokens(taught, base="base", split="train"), [3, 0, 7], pad_id=0)
+    logits = torch.randn(3, len(LABELS), generator=torch.Generator().manual_seed(0))
+    p = torch.softmax(torch.from_numpy(outputs[[3, 0, 7]]).double() / 2, dim=-1)
+    q = torch.softmax(logits.double() / 2, dim=-1)
+
+    def kl(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a * (a / b).log()).sum(-1).mean())
+
+    mixed = 0.3 * p + 0.7 * q
+    soft = {
+        "jsd": 0.3 * kl(p, mixed) + 0.7 * kl(q, mixed),
+        "skewed_kl": kl(p, mixed),
+        "skewed_reverse_kl": kl(q, 0.7 * p + 0.3 * q),
+    }[divergence]
+    hard = float(torch.nn.functional.cross_entropy(logits, batch.labels_P))
+    loss = against(outputs, partial(divergence_loss, _divergence(divergence=divergence, mix=0.3, alpha=0.8)))
+    found = float(loss(SequenceClassifierOutput(logits=logits), batch, 0.0))
+    assert found == pytest.approx(0.8 * 4 * soft + 0.2 * hard, rel=1e-5)
+
+
+def test_a_student_is_trained_by_a_divergence_and_recorded(taught: Context) -> None:
+    told: list[Progress] = []
+    artifact = run_plan(plan_of(CUT, _divergence(mix=1.0)), taught, ranks=solo(), report=told.append)
+    assert [p.kind for p in told] == ["distill_divergence"]
+    assert plan_seconds(plan_of(CUT, _divergence(mix=1.0)), taught.store) > artifact.about["seconds"]
 
 
 def test_one_teacher_serves_two_plans(tmp_path: Path) -> None:

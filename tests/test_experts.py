@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from spaces.plan import Plan
 from spaces.stages import Chain
 from trainers.context import Context, Progress
 from trainers.datasets import Rows
-from trainers.distill import taught_loss
+from trainers.distill import against, soft_loss
 from trainers.experts.adapters import SharedBase, expert_outputs
 from trainers.experts.answers import row_losses
 from trainers.experts.gate import gate_log_weights, gate_loss
@@ -282,7 +283,7 @@ def test_a_mixture_of_one_is_that_teacher(tmp_path: Path) -> None:
     students = []
     for taught in (mixed, alone):
         model = cut(load_classifier(Path(context.models["base"]), labels=LABELS), CUT)
-        fit(model, taught_loss(stage, taught.log_probs), job_of(plan, context))
+        fit(model, against(taught.log_probs, partial(soft_loss, stage)), job_of(plan, context))
         students.append(model.state_dict())
     for name, weights in students[0].items():
         torch.testing.assert_close(weights, students[1][name], atol=1e-5, rtol=0)

@@ -54,6 +54,7 @@ def _spaces(draw_):
             "a": Optimisation(learning_rate=1e-4, epochs=3),
             "b": Optimisation(learning_rate=2e-4, epochs=5),
         },
+        unlabeled="u" * 64,
         teacher_base=draw_(st.sampled_from([None, "t" * 64])),
         batch_size=draw_(st.sampled_from([8, 32])),
         domains="e" * 64,
@@ -127,24 +128,31 @@ def test_every_parameter_of_a_strategy_can_be_asked_for(name):
     assert asked >= {span.name for span in CATALOGUE[name].parameters}
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+_CHAINS = {
+    "full": ["finetune"],
+    "lora": ["finetune"],
+    "small_finetune": ["select_layers", "finetune"],
+    "distill_soft": ["select_layers", "distill"],
+    "finetune_then_distill": ["finetune", "select_layers", "distill"],
+    "distill_then_finetune": ["finetune", "select_layers", "distill", "finetune"],
+    "dft": ["select_layers", "distill"],
+    "moe_dft": ["select_layers", "distill_experts"],
+    "distill_feature": ["finetune", "select_layers", "distill_feature", "distill"],
+}
+
+
+@pytest.mark.parametrize("name", _CHAINS)
 def test_a_strategy_is_the_chain_it_says(name):
     space = replace(make_space(), strategies=(name,))
-    kinds = {
-        "full": ["finetune"],
-        "lora": ["finetune"],
-        "small_finetune": ["select_layers", "finetune"],
-        "distill_soft": ["select_layers", "distill"],
-        "finetune_then_distill": ["finetune", "select_layers", "distill"],
-        "distill_then_finetune": ["finetune", "select_layers", "distill", "finetune"],
-        "dft": ["select_layers", "distill"],
-        "moe_dft": ["select_layers", "distill_experts"],
-        "distill_feature": ["finetune", "select_layers", "distill_feature", "distill"],
-    }
-    found = _random(space, 3)
-    assert [stage.kind for stage in found.plan.stages] == kinds[name]
-    assert (found.plan.stages[-1].lora is not None if name == "lora" else True) is True
-    assert CATALOGUE[name].student is (found.plan.shape.num_layers is not None)
+    assert [stage.kind for stage in _random(space, 3).plan.stages] == _CHAINS[name]
+    assert all(_random(space, seed).plan.stages[-1].lora is not None for seed in range(9) if name == "lora")
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_strategy_ends_in_training_at_the_size_it_says(name):
+    plan = _random(replace(make_space(), strategies=(name,)), 3).plan
+    assert isinstance(plan.stages[-1], Training)
+    assert CATALOGUE[name].student is (plan.shape.num_layers is not None)
 
 
 @pytest.mark.parametrize(

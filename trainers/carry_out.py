@@ -15,7 +15,7 @@ from trainers.kinds import kind_of
 from trainers.overfitting import overfit
 from trainers.ranks import Ranks
 from trainers.results import Measured, Result
-from trainers.run_stage import missing_prefixes, plan_memory_mb, plan_seconds, run_plan
+from trainers.run_stage import missing_prefixes, plan_memory_mb, plan_notes, plan_seconds, run_plan
 
 
 def carry_out(
@@ -76,6 +76,7 @@ def _measure(
         train_seconds=plan_seconds(plan, context.store),
         spent_seconds=spent,
         train_memory_mb=plan_memory_mb(plan, context.store),
+        notes=plan_notes(plan, context.store),
         overfit=overfit(asked, plan, context),
         forgetting=forgetting(asked, plan.base, context),
         overhead_seconds=max(0.0, time.perf_counter() - began - spent),

@@ -1,5 +1,7 @@
 """Training a student on a teacher's distribution."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,40 +9,64 @@ import torch
 from torch import Tensor, nn
 
 from spaces.methods.distill import Distill
+from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.methods.experts import DistillExperts
+from spaces.methods.features import Feature
 from trainers.alignment import Alignment, alignment
 from trainers.batches import Batch
 from trainers.loop import Fitted, Job, Loss, fit
-from trainers.losses import soft_label_loss
+from trainers.losses import IGNORED, cross_entropy, generalized_jsd, skewed_kl, soft_label_loss
 from trainers.teacher import teacher_outputs
+
+TaughtLoss = Callable[[Tensor, Tensor, Batch, float], Tensor]
+"""From the student's logits and the teacher's log-probabilities (P × C), the batch and the share of steps done."""
 
 
 def distill(model: Any, job: Job) -> tuple[Any, Fitted]:
     """Carry out a ``Distill`` stage on the student ``model``. The time the teacher took to answer counts as its own."""
     stage: Distill = job.stage
-    teacher = job.plan.on_same_data(stage.teacher)
-    taught = teacher_outputs(teacher, job.context, ranks=job.ranks)
-    loss = taught_loss(stage, taught.log_probs)
-    if stage.feature is None:
-        fitted = fit(model, loss, job)
-    else:
-        with alignment(model, stage.feature, teacher, job) as inside:
-            fitted = fit(model, _WithFeatures(loss, inside, stage.gamma), job, outputs=inside.outputs)
-    return model, Fitted(fitted.seconds + taught.seconds, fitted.history)
+    return _taught(model, job, partial(soft_loss, stage), feature=stage.feature, gamma=stage.gamma)
 
 
-def taught_loss(stage: Distill | DistillExperts, log_probs: np.ndarray) -> Loss:
-    """The stage's loss against a teacher's log-probabilities at every position of the training rows."""
+def distill_divergence(model: Any, job: Job) -> tuple[Any, Fitted]:
+    """Carry out a ``DistillDivergence`` stage on the student ``model``; time as in ``distill``."""
+    return _taught(model, job, partial(divergence_loss, job.stage))
 
-    def loss(outputs: Any, batch: Batch, share: float) -> Tensor:
+
+def soft_loss(
+    stage: Distill | DistillExperts, student_PC: Tensor, teacher_PC: Tensor, batch: Batch, share: float
+) -> Tensor:
+    """Forward KL and gold labels, their weight moving with ``share``."""
+    alpha = stage.alpha + (stage.alpha_end - stage.alpha) * share
+    return soft_label_loss(
+        student_PC, teacher_PC, batch.labels_P, temperature=stage.temperature, alpha=alpha, count=batch.count
+    )
+
+
+def divergence_loss(
+    stage: DistillDivergence, student_PC: Tensor, teacher_PC: Tensor, batch: Batch, _share: float
+) -> Tensor:
+    """The stage's divergence, times T² as in soft labels, and gold labels."""
+    valid = batch.labels_P != IGNORED
+    divergence: Callable[..., Tensor] = (
+        partial(generalized_jsd, beta=stage.mix)
+        if stage.divergence == "jsd"
+        else partial(skewed_kl, alpha=stage.mix, reverse=stage.divergence == "skewed_reverse_kl")
+    )
+    soft = divergence(student_PC, teacher_PC, valid, temperature=stage.temperature, count=batch.count)
+    hard = cross_entropy(student_PC, batch.labels_P, count=batch.count)
+    return stage.alpha * stage.temperature**2 * soft + (1 - stage.alpha) * hard
+
+
+def against(log_probs: np.ndarray, loss: TaughtLoss) -> Loss:
+    """``loss`` against a teacher's log-probabilities at every position of the training rows."""
+
+    def against_teacher(outputs: Any, batch: Batch, share: float) -> Tensor:
         logits = batch.at_positions(outputs.logits)
         teacher = torch.from_numpy(log_probs[batch.positions_P]).to(logits.device)
-        alpha = stage.alpha + (stage.alpha_end - stage.alpha) * share
-        return soft_label_loss(
-            logits, teacher, batch.labels_P, temperature=stage.temperature, alpha=alpha, count=batch.count
-        )
+        return loss(logits, teacher, batch, share)
 
-    return loss
+    return against_teacher
 
 
 class _WithFeatures(nn.Module):
@@ -52,3 +78,17 @@ class _WithFeatures(nn.Module):
 
     def forward(self, outputs: Any, batch: Batch, share: float) -> Tensor:
         return self._answers(outputs, batch, share) + self._gamma * self.inside(outputs, batch, share)
+
+
+def _taught(
+    model: Any, job: Job, loss: TaughtLoss, *, feature: Feature | None = None, gamma: float = 0.0
+) -> tuple[Any, Fitted]:
+    teacher = job.plan.on_same_data(job.stage.teacher)
+    taught = teacher_outputs(teacher, job.context, ranks=job.ranks)
+    answers = against(taught.log_probs, loss)
+    if feature is None:
+        fitted = fit(model, answers, job)
+    else:
+        with alignment(model, feature, teacher, job) as inside:
+            fitted = fit(model, _WithFeatures(answers, inside, gamma), job, outputs=inside.outputs)
+    return model, Fitted(fitted.seconds + taught.seconds, fitted.history)

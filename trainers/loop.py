@@ -6,8 +6,8 @@ of it; the number of workers changes it by rounding.
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -78,6 +78,8 @@ class Fitted:
     seconds: float
     """Training time: without evaluation and without waiting for reports."""
     history: tuple[dict[str, Any], ...]
+    notes: Mapping[str, float] = field(default_factory=dict)
+    """What else the stage has to say of itself, by name; recorded with every variant of the plan."""
 
 
 def fit(model: Any, loss: Loss, job: Job, *, outputs: Sequence[str] = (), tokens: Tokens | None = None) -> Fitted:

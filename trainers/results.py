@@ -1,6 +1,7 @@
 """What comes back of a plan that was carried out. Plain values: they travel between processes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +38,5 @@ class Result:
     overhead_seconds: float
     """Of everything else: loading, deploying, evaluating, waiting for decisions."""
     host: str
+    notes: Mapping[str, float] = field(default_factory=dict)
+    """What the plan's stages had to say of themselves, by name."""

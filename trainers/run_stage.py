@@ -61,6 +61,12 @@ def missing_prefixes(plan: Plan, store: ArtifactStore) -> list[Plan]:
     return list(found.values())
 
 
+def plan_notes(plan: Plan, store: ArtifactStore) -> dict[str, float]:
+    """What the stages of ``plan`` had to say of themselves, teachers' included; a later stage's word is the last."""
+    about = [store.about(prefix.fingerprint) or {} for prefix in plan.trained_prefixes()]
+    return {name: value for one in about for name, value in one.get("notes", {}).items()}
+
+
 def plan_seconds(plan: Plan, store: ArtifactStore) -> float:
     """Training seconds of everything in ``plan``'s chain, teachers included, each once: as if it were alone.
 
@@ -151,6 +157,7 @@ def _publish(model: Any, fitted: Fitted, job: Job) -> None:
         "seconds": fitted.seconds,
         "history": list(fitted.history),
         "peak_memory_mb": _peak_memory_mb(),
+        "notes": dict(fitted.notes),
     }
     with job.context.store.publish(job.plan.fingerprint, about) as folder:
         save_model(model, folder)

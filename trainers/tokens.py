@@ -46,6 +46,10 @@ class Tokens:
         """Some of the rows, in the order of their numbers in ``rows``; a copy."""
         return type(self)(self._batch.take(pa.array(rows)))
 
+    def joined(self, other: Self) -> Self:
+        """These rows and then those of ``other``; a copy."""
+        return type(self)(pa.concat_batches([self._batch, other._batch]))
+
     def num_positions(self, rows: np.ndarray | None = None) -> int:
         """How many positions ``rows`` have; without them, all."""
         raise NotImplementedError
@@ -73,6 +77,11 @@ class LabelledTokens(Tokens):
         super().__init__(batch)
         self.labels: np.ndarray = batch.column("label").to_numpy(zero_copy_only=True).astype(np.int64)
         """Class of each row, int64; -1 where it has none."""
+
+    def labelled(self, labels: np.ndarray) -> "LabelledTokens":
+        """The same rows with other labels."""
+        column = pa.array(labels.astype(np.int32))
+        return LabelledTokens(pa.record_batch({"input_ids": self._batch.column("input_ids"), "label": column}))
 
     def num_positions(self, rows: np.ndarray | None = None) -> int:
         return len(self if rows is None else rows)

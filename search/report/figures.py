@@ -257,6 +257,7 @@ def hover(point: Point, report: Report) -> str:
     beside = [name for name in report.beside if name not in names]
     if beside:
         lines.append(", ".join(f"{say_name(n)} {say(n, record.value(n, report.metric))}" for n in beside))
+    lines += [escape(f"{say_name(name)} {value:.3g}") for name, value in record.notes.items()]
     if not point.feasible:
         lines.append("breaks a constraint")
     return "<br>".join([*lines, escape(record.record_id)])

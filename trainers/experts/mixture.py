@@ -1,6 +1,7 @@
 """The mixture of experts as one teacher, kept on disk, and a student trained on it."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from spaces.canonical import fingerprint
 from spaces.methods.experts import DistillExperts
 from spaces.plan import Plan
 from trainers.context import Context
-from trainers.distill import taught_loss
+from trainers.distill import against, soft_loss
 from trainers.experts.adapters import expert_outputs
 from trainers.experts.answers import gold_log_probs, row_losses, rows_of_positions
 from trainers.experts.gate import gate_log_weights
@@ -28,7 +29,7 @@ def distill_experts(model: Any, job: Job) -> tuple[Any, Fitted]:
     """Carry out a ``DistillExperts`` stage on the student ``model``. The experts' time to answer counts as its own."""
     stage: DistillExperts = job.stage
     taught = mixture_outputs(stage, job.plan, job.context, ranks=job.ranks)
-    fitted = fit(model, taught_loss(stage, taught.log_probs), job)
+    fitted = fit(model, against(taught.log_probs, partial(soft_loss, stage)), job)
     return model, Fitted(fitted.seconds + taught.seconds, fitted.history)
 
 
