@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from generation_task import generation_context
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from tiny_models import KINDS, VOCABULARY, tiny_model
+from tiny_models import KINDS, VOCABULARY, tiny_causal, tiny_model
 from torch import Tensor
 from training_task import LABELS, finetuning, fitting, plan_of, task_rows, tiny_context
 from transformers import AutoConfig
+from transformers.pytorch_utils import Conv1D
 
 from spaces.methods.cut import SelectLayers
 from spaces.methods.distill import Distill
@@ -20,14 +22,15 @@ from spaces.methods.distill_feature import DistillFeature
 from spaces.methods.features import Feature
 from spaces.plan import Plan
 from spaces.stages import Chain
-from trainers.alignment import Alignment, alignment, common_heads, uniform_map
-from trainers.batches import collate
+from trainers.alignment import Alignment, alignment, common_heads, compare_relations, is_causal, uniform_map
+from trainers.batches import Batch, collate
+from trainers.causal_models import load_causal
 from trainers.checkpoints import Checkpoint
 from trainers.context import Context, Progress
 from trainers.kinds import split_tokens
 from trainers.loop import Job
 from trainers.model_files import ModelError
-from trainers.models import ENCODERS, FAMILIES, inspect_model, load_classifier, new_classifier, select_layers
+from trainers.models import DECODERS, ENCODERS, FAMILIES, inspect_model, load_classifier, new_classifier, select_layers
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.taps import Tap, last_layer_tap
@@ -224,6 +227,23 @@ def test_what_is_tapped_is_what_attention_is_made_of(kind: str) -> None:
         torch.testing.assert_close(shares_BALL, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", sorted(DECODERS))
+def test_a_causal_model_is_tapped_too_with_fewer_keys_and_values(kind: str, tmp_path: Path) -> None:
+    model = load_causal(tiny_causal(tmp_path, kind))
+    model.set_attn_implementation("eager")
+    layer = model.base_model.get_submodule(FAMILIES[kind].layers)[-1]
+    seen: list[Tensor] = []
+    for linear in (module for module in layer.modules() if isinstance(module, torch.nn.Linear | Conv1D)):
+        linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with last_layer_tap(model) as tap, torch.no_grad():
+        shares_BALL = model(torch.arange(6, 20).view(2, 7), output_attentions=True).attentions[-1]
+        queries, keys, values = tap.take()
+    assert queries.shape == (2, 7, 32) and keys.shape == values.shape
+    heads = values.unflatten(-1, (-1, 8)).transpose(1, 2)
+    mixed = (shares_BALL @ heads.repeat_interleave(4 // heads.shape[1], dim=1)).transpose(1, 2).flatten(-2)
+    assert any(one.shape == mixed.shape and torch.allclose(one, mixed, atol=1e-5) for one in seen)
+
+
 def test_an_attention_that_is_not_known_is_named() -> None:
     with pytest.raises(ModelError, match="Linear: its queries, keys and values are not found; take another feature"):
         Tap(torch.nn.Linear(2, 2))
@@ -300,6 +320,44 @@ def test_soft_labels_and_a_feature_add_up(context: Context, kind: str) -> None:
     assert thrice - plain == pytest.approx(3 * (once - plain), rel=1e-3)
     # A feature's mean is over tokens, an epoch's over rows: nearly the same.
     assert once - plain == pytest.approx(losses[3], rel=1e-3)
+
+
+@every_feature
+def test_a_causal_student_is_aligned_with_what_it_sees(feature: Feature, tmp_path: Path) -> None:
+    context = generation_context(tmp_path)
+    artifact, told = train(plan_of(SelectLayers(layers=(0,)), aligning(feature, epochs=4)), context)
+    mine = [p.train_loss for p in told if p.kind == "distill_feature"]
+    assert 0 < mine[-1] < mine[0]
+    assert is_causal(load_causal(artifact.folder))
+
+
+def test_no_relation_of_a_causal_model_is_to_a_later_token() -> None:
+    batch = fake_batch(torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]))
+    states = torch.randn(2, 2, 4, 8, generator=torch.Generator().manual_seed(0))
+    student, teacher = (states[0],) * 3, (states[1],) * 3
+    found = compare_relations(student, teacher, batch, num_relation_heads=2, causal=True)
+    expected = torch.zeros(())
+    for row, length in ((0, 4), (1, 2)):
+        for query in range(length):
+            logs = []
+            for one in states[:, row, : query + 1].unflatten(-1, (2, 4)).unbind(0):
+                logs.append((torch.einsum("lad,ad->al", one, one[query]) / 2).log_softmax(-1))
+            expected += 3 * torch.nn.functional.kl_div(logs[0], logs[1], log_target=True, reduction="sum") / 2
+    torch.testing.assert_close(found, expected / 6)
+
+
+def fake_batch(mask_BL: Tensor) -> Batch:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return Batch(
+        rows=nothing.numpy(),
+        input_ids_BL=mask_BL,
+        attention_mask_BL=mask_BL,
+        labels_P=nothing,
+        positions_P=nothing.numpy(),
+        places_P=None,
+        count=1,
+        num_tokens=int(mask_BL.sum()),
+    )
 
 
 # Whom a student can be aligned with -----------------------------------------------------------------------------------

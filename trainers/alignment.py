@@ -121,10 +121,11 @@ def _showing(model: Any, kind: FeatureKind) -> Iterator[View]:
 
 
 def _comparison(feature: Feature, student: Any, teacher: Any, job: Job) -> Compare:
+    causal = is_causal(student)
     if feature.num_relation_heads is not None:
-        return partial(compare_relations, num_relation_heads=feature.num_relation_heads)
+        return partial(compare_relations, num_relation_heads=feature.num_relation_heads, causal=causal)
     if feature.kind == "attention":
-        return compare_attention
+        return partial(compare_attention, causal=causal)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed("projection"))
         return HiddenComparison(student.config.hidden_size, teacher.config.hidden_size)
@@ -154,26 +155,32 @@ class HiddenComparison(nn.Module):
         )
 
 
-def compare_attention(student: Shown, teacher: Shown, batch: Batch) -> Tensor:
+def compare_attention(student: Shown, teacher: Shown, batch: Batch, *, causal: bool = False) -> Tensor:
     """Mean squared difference of attention, B × A × L × L for each layer, summed over the student's layers.
 
     Differs from [Jiao2020] Eq. 7: probabilities, not scores before the softmax, which transformers does not return;
     where the numbers of heads differ, their means over heads are compared.
     """
-    places = uniform_map(len(student), len(teacher))
+    places, seen = uniform_map(len(student), len(teacher)), _seen(batch, causal)
     return _sum(
-        attention_mse(*_same_heads(own, teacher[place - 1]), batch.attention_mask_BL, count=batch.num_tokens)
+        attention_mse(*_same_heads(own, teacher[place - 1]), seen, count=batch.num_tokens)
         for own, place in zip(student, places, strict=True)
     )
 
 
-def compare_relations(student: Shown, teacher: Shown, batch: Batch, *, num_relation_heads: int) -> Tensor:
-    """Divergence of how queries, keys and values, B × L × H each, relate, summed over the three. [Wang2021] Eq. 5."""
+def compare_relations(
+    student: Shown, teacher: Shown, batch: Batch, *, num_relation_heads: int, causal: bool = False
+) -> Tensor:
+    """Divergence of how queries, keys and values, B × L × H each, relate, summed over the three. [Wang2021] Eq. 5.
+
+    ``causal``: a token relates to itself and those before it.
+    """
+    seen = _seen(batch, causal)
     return _sum(
         relation_kl(
             own,
             its,
-            batch.attention_mask_BL,
+            seen,
             num_relation_heads=common_heads(num_relation_heads, own.shape[-1], its.shape[-1]),
             count=batch.num_tokens,
         )
@@ -191,6 +198,19 @@ def uniform_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
 def common_heads(wanted: int, *widths: int) -> int:
     """The largest number of heads, at most ``wanted``, that divides all ``widths``."""
     return next(heads for heads in range(wanted, 0, -1) if not any(width % heads for width in widths))
+
+
+def is_causal(model: Any) -> bool:
+    """Whether its tokens see only those before them: a language model's, which has an output embedding."""
+    return model.get_output_embeddings() is not None
+
+
+def _seen(batch: Batch, causal: bool) -> Tensor:
+    """Which tokens see which, B × L × L, query before key; B × L where all see all."""
+    mask_BL = batch.attention_mask_BL.bool()
+    if not causal:
+        return mask_BL
+    return (mask_BL[:, :, None] & mask_BL[:, None, :]).tril()
 
 
 def _same_heads(student_BALL: Tensor, teacher_BALL: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,11 +86,33 @@ def _thirds(_attention: Any, fused: Tensor) -> Triple:
 
 
 def _thirds_of_heads(attention: Any, fused: Tensor) -> Triple:
-    """DeBERTa: every head has its three side by side; queries and values get a bias of their own afterwards."""
-    heads = fused.unflatten(-1, (attention.num_attention_heads, 3, -1))
-    queries, keys, values = (part.flatten(-2) for part in heads.unbind(-2))
+    """Every head has its three side by side."""
+    return _side_by_side(fused, attention.config.num_attention_heads)
+
+
+def _with_biases(attention: Any, fused: Tensor) -> Triple:
+    """DeBERTa: as ``_thirds_of_heads``; queries and values get a bias of their own afterwards."""
+    queries, keys, values = _side_by_side(fused, attention.num_attention_heads)
     return queries + attention.q_bias, keys, values + attention.v_bias
 
 
-_FUSED: dict[str, Callable[[Any, Tensor], Triple]] = {"Wqkv": _thirds, "in_proj": _thirds_of_heads}
+def _side_by_side(fused: Tensor, num_heads: int) -> Triple:
+    queries, keys, values = fused.unflatten(-1, (num_heads, 3, -1)).unbind(-2)
+    return queries.flatten(-2), keys.flatten(-2), values.flatten(-2)
+
+
+def _grouped(attention: Any, fused: Tensor) -> Triple:
+    """All queries, then the keys and the values of fewer heads."""
+    width = attention.num_key_value_heads * attention.head_dim
+    queries, keys, values = fused.split([fused.shape[-1] - 2 * width, width, width], dim=-1)
+    return queries, keys, values
+
+
+_FUSED: dict[str, Callable[[Any, Tensor], Triple]] = {
+    "Wqkv": _thirds,
+    "c_attn": _thirds,
+    "in_proj": _with_biases,
+    "query_key_value": _thirds_of_heads,
+    "qkv_proj": _grouped,
+}
 """The same for an attention that has one linear layer: its name, and how its output falls apart."""
