@@ -15,12 +15,16 @@ import yaml
 from search.records import Record
 from search.run import Run
 from search.run_folder import context_of
-from search.words import say, say_interval, say_plan
+from search.words import say, say_interval, say_name, say_plan
 from spaces.plan import Plan
 from trainers.context import Context
 from trainers.kinds import kind_of, split_tokens
 
-_WEIGHTS = ("model.safetensors", "config.json")
+_PIPELINES = {"classification": "text-classification", "generation": "text-generation"}
+_HOW_SERVED = {
+    "classification": ", row by row",
+    "generation": "; greedily, a prompt and its response joined by one space. `trainers.packed.open_packed` loads it",
+}
 
 
 class ExportError(Exception):
@@ -67,13 +71,13 @@ def _write(run: Run, record: Record, plan: Plan, context: Context, folder: Path)
             "run the search again: it trains what is missing"
         )
     folder.mkdir(parents=True)
-    for name in _WEIGHTS:
-        shutil.copyfile(model.folder / name, folder / name)
+    for path in [*model.folder.glob("model*.safetensors*"), *model.folder.glob("*config.json")]:
+        shutil.copyfile(path, folder / path.name)
     _copy_tokenizer(Path(context.models[plan.base]), folder)
     precision: Any = record.precision
     deployed = kind_of(context).deploy(model, plan=plan, precision=precision, context=context, folder=folder)
     (folder / "distune.json").write_text(json.dumps(_facts(run, record, plan), indent=1, sort_keys=True) + "\n")
-    (folder / "README.md").write_text(_card(run, record, plan, context.labels))
+    (folder / "README.md").write_text(_card(run, record, plan, context, deployed.name))
     return deployed
 
 
@@ -114,7 +118,7 @@ def _facts(run: Run, record: Record, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _card(run: Run, record: Record, plan: Plan, labels: Sequence[str]) -> str:
+def _card(run: Run, record: Record, plan: Plan, context: Context, deployed: str) -> str:
     metric, confirmed = run.metric, run.confirmed.get(record.record_id)
     task = run.spec.get("task", {})
     validation = f"{say(metric, record.quality)} ({say_interval(metric, record.quality_low, record.quality_high)})"
@@ -122,7 +126,7 @@ def _card(run: Run, record: Record, plan: Plan, labels: Sequence[str]) -> str:
     head = yaml.safe_dump(
         {
             "library_name": "transformers",
-            "pipeline_tag": "text-classification",
+            "pipeline_tag": _PIPELINES[context.kind],
             "base_model": _public(run.spec["model"]["base"]),
         },
         sort_keys=True,
@@ -142,22 +146,36 @@ def _card(run: Run, record: Record, plan: Plan, labels: Sequence[str]) -> str:
 | --- | --- |
 | {metric}, validation | {validation} |
 {test}| latency on {record.target}{estimated} | {say("latency_ms", record.latency_ms)} |
-| size of the graph | {say("size_mb", record.size_mb)} |
+{_writing_costs(record)}| size of `{deployed}` | {say("size_mb", record.size_mb)} |
 | training | {say("train_seconds", record.train_seconds)} |
 
-Intervals are 95 %. Metrics are of the deployed graph, `model_{record.precision}.onnx`, row by row.
+Intervals are 95 %. Metrics are of what is deployed, `{deployed}`{_HOW_SERVED[context.kind]}.
 
 ```python
 from transformers import pipeline
 
-classify = pipeline("text-classification", model="path/to/this/folder")
+model = pipeline("{_PIPELINES[context.kind]}", model="path/to/this/folder")
 ```
 
-- Labels: {", ".join(labels)}
-- Data: {_public(str(task.get("train")))}, column `{task.get("text")}` → `{task.get("label")}`
+{_labels(context.labels)}- Data: {_public(str(task.get("train")))}, {_columns(task)}
 - Seed: {record.seed}; plan {record.fingerprint[:16]}; record {record.record_id}
 - Versions: {", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))}
 """
+
+
+def _writing_costs(record: Record) -> str:
+    """Rows of the card's table that a classifier does not have."""
+    costs = [(name, getattr(record, name)) for name in ("first_token_ms", "token_ms")]
+    return "".join(f"| {say_name(name)} | {say(name, value)} |\n" for name, value in costs if value is not None)
+
+
+def _labels(labels: Sequence[str]) -> str:
+    return f"- Labels: {', '.join(labels)}\n" if labels else ""
+
+
+def _columns(task: dict[str, Any]) -> str:
+    question, answer = ("prompt", "response") if task.get("kind") == "generation" else ("text", "label")
+    return f"column `{task.get(question)}` → `{task.get(answer)}`"
 
 
 def _public(reference: str) -> str:

@@ -77,7 +77,7 @@ def render(found: Foresight) -> str:
     """For a person."""
     rows = ", ".join(f"{count} {name}" for name, count in found.rows.items())
     head = [
-        f"{found.name}: {rows} rows, {found.labels} labels",
+        f"{found.name}: {rows} rows{f', {found.labels} labels' if found.labels else ''}",
         f"strategies  {', '.join(found.strategies)}",
         f"students    {', '.join(map(str, found.student_layers))} layers",
         f"seats       {found.seats} × {found.threads} threads",

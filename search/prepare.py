@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from search.goals import Goals
+from search.records import COST_COLUMNS
 from search.spec import Spec, space_of
 from search.spec_errors import SpecError
 from spaces.canonical import fingerprint
@@ -20,10 +19,10 @@ from spaces.targets import TARGETS, Precision
 from trainers.alignment import unlike_tokens
 from trainers.context import Context
 from trainers.cost import CostRow, Probe, cost_table, read_cost_table, write_cost_table
-from trainers.datasets import TaskRows, load_task
+from trainers.datasets import TaskRows
 from trainers.docstrings import cache_folder
 from trainers.experts.parts import keep_domains
-from trainers.kinds import kind_of, named_kind, split_tokens
+from trainers.kinds import AnyRows, kind_of, named_kind, split_tokens
 from trainers.models import ModelInfo
 from trainers.storage import Storage
 
@@ -43,18 +42,18 @@ class Prepared:
 
     spec: Spec
     goals: Goals
-    rows: TaskRows
+    rows: AnyRows
     base: ModelInfo
     context: Context
     space: Space
     """Everything the spec allows; what cannot be feasible is taken out once costs are known."""
     sequence_length: int
-    """Tokens of a typical request: the median of the validation rows."""
+    """Tokens that go in with a typical request: the median of the validation rows."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """Precisions that some target can run."""
-        runs = {precision for name in self.spec.targets for precision in TARGETS[name].precisions}
+        runs = {precision for name in self.spec.targets for precision in TARGETS[name].runs(self.spec.task.kind)}
         return tuple(precision for precision in self.spec.precisions if precision in runs)
 
     @property
@@ -69,14 +68,15 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
     Raises:
         DataError, ModelError, SpecError, StorageError: all say what was found and the way out.
     """
-    rows = load_task(spec.task, seed=spec.search.seed, folder=Path.cwd())
+    kind = named_kind(spec.task.kind)
+    rows = kind.load_rows(spec.task, seed=spec.search.seed, folder=Path.cwd())
     for note in rows.notes:
         say(f"data: {note}")
     for name, reason in spec.left_out.items():
         say(f"strategies: {name} is left out: it {reason}")
-    kind = named_kind(spec.task.kind)
     base = kind.inspect(spec.model.base)
     teacher = kind.inspect(spec.model.teacher) if spec.model.teacher else None
+    kind.check(spec.task, base=base, teacher=teacher, precisions=spec.precisions)
     models = {model.fingerprint: model for model in (base, teacher) if model is not None}
     artifacts = storage.child("artifacts")
     context = Context(
@@ -86,23 +86,26 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         tokens={},
         kind=spec.task.kind,
         labels=rows.labels,
+        max_new_tokens=spec.task.max_new_tokens,
         metric=spec.task.metric,
         threads=threads,
         compute=spec.resources.compute,
     )
+    domains = rows.domains if isinstance(rows, TaskRows) else None
     space = space_of(
         spec,
         base=base,
-        data=fingerprint([rows.fingerprint, spec.task.max_tokens]),
+        data=kind.data_fingerprint(rows, spec.task),
         teacher=teacher,
-        domains=keep_domains(rows.domains, context.store) if rows.domains else None,
+        domains=keep_domains(domains, context.store) if domains else None,
         unlabeled=rows.splits["unlabeled"].fingerprint if "unlabeled" in rows.splits else None,
     )
-    tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens) for name, model in models.items()}
+    tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens, say) for name, model in models.items()}
     context = replace(context, tokens=tokens)
     if teacher is not None and (where := unlike_tokens(context, base=base.fingerprint, teacher=teacher.fingerprint)):
         reason = f"{teacher.reference} does not read the tokens of {base.reference}: {where}"
         space = without_alignment(spec, space, reason=reason, say=say)
+    request = kind.typical_request(split_tokens(context, base=base.fingerprint, split="validation"))
     return Prepared(
         spec=spec,
         goals=Goals(
@@ -113,9 +116,9 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         ),
         rows=rows,
         base=base,
-        context=context,
+        context=replace(context, output_tokens=request.output_tokens),
         space=space,
-        sequence_length=int(np.median(split_tokens(context, base=base.fingerprint, split="validation").lengths)),
+        sequence_length=request.input_tokens,
     )
 
 
@@ -176,8 +179,7 @@ def measure_costs(
 
 def known_costs(rows: list[CostRow]) -> dict[tuple[Shape, str, str], Mapping[str, float | None]]:
     """The cost table by (shape, precision, target)."""
-    names = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j")
-    return {(row.shape, row.precision, row.target): {name: getattr(row, name) for name in names} for row in rows}
+    return {(row.shape, row.precision, row.target): {name: getattr(row, name) for name in COST_COLUMNS} for row in rows}
 
 
 def feasible_space(prepared: Prepared, rows: list[CostRow]) -> Space:
@@ -212,11 +214,15 @@ def first_draws(space: Space, goals: Goals) -> tuple[Draw, ...]:
     return tuple(draws.values())
 
 
-def _tokenise(rows: TaskRows, model: ModelInfo, context: Context, max_tokens: int) -> dict[str, str]:
-    return {
-        name: kind_of(context).tokenise(split, model, context, max_tokens=max_tokens).fingerprint
+def _tokenise(rows: AnyRows, model: ModelInfo, context: Context, max_tokens: int, say: Say) -> dict[str, str]:
+    found = {
+        name: kind_of(context).tokenise(split, model, context, max_tokens=max_tokens)
         for name, split in rows.splits.items()
     }
+    for name, artifact in found.items():
+        for note in artifact.about.get("notes", ()):
+            say(f"data: {name}: {note}")
+    return {name: artifact.fingerprint for name, artifact in found.items()}
 
 
 class _Remembered:
@@ -242,6 +248,8 @@ class _Remembered:
     def _name(self, shape: Shape, precision: Precision) -> str:
         prepared = self._prepared
         key = [_PROBE_VERSION, shape, precision, prepared.sequence_length, len(prepared.rows.labels), _machine()]
+        if prepared.context.output_tokens:
+            key += [prepared.context.output_tokens, _torch_version()]
         return f"{fingerprint(key)}.json"
 
 
@@ -252,6 +260,12 @@ def _machine() -> list[str]:
 
     model = next((line for line in _read_text(Path("/proc/cpuinfo")).splitlines() if line.startswith("model name")), "")
     return [onnxruntime.__version__, platform.machine(), platform.node(), model]
+
+
+def _torch_version() -> str:
+    from importlib.metadata import version
+
+    return version("torch")
 
 
 def _read_text(path: Path) -> str:

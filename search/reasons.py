@@ -121,7 +121,7 @@ def _wish_sentence(num_kept: int, question: Question) -> str:
 
 
 def _say_difference(metric: str, found: Comparison) -> str:
-    if metric == "accuracy":
+    if metric in ("accuracy", "exact_match"):
         points = [100 * value for value in (found.difference, found.low, found.high)]
         return f"{points[0]:+.1f} points, 90 % interval {points[1]:+.1f} to {points[2]:+.1f}"
     return f"{found.difference:+.3f}, 90 % interval {found.low:+.3f} to {found.high:+.3f}"

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 Status = Literal["complete", "stopped", "failed", "infeasible"]
 
-COST_COLUMNS = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j")
+COST_COLUMNS = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j", "first_token_ms", "token_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class Record:
     size_mb: float | None = None
     memory_mb: float | None = None
     energy_j: float | None = None
+    first_token_ms: float | None = None
+    token_ms: float | None = None
     train_seconds: float | None = None
     """Training time of every stage of the plan, as if alone."""
     prefix_seconds_saved: float = 0.0

@@ -6,6 +6,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -13,6 +14,9 @@ from search.spec import Spec, spec_differences, spec_to_yaml
 from trainers.context import Context
 from trainers.datasets import TaskRows
 from trainers.storage import Storage
+
+if TYPE_CHECKING:
+    from trainers.kinds import AnyRows
 
 _SPEC = "spec.yaml"
 _CONTEXT = "context.json"
@@ -52,7 +56,7 @@ class RunFolder:
         log_folder = local / "log" if local is not None else Path(tempfile.mkdtemp(prefix="distune-log-"))
         return cls(storage, log_folder)
 
-    def claim(self, spec: Spec, used: Context, rows: TaskRows) -> None:
+    def claim(self, spec: Spec, used: Context, rows: "AnyRows") -> None:
         """Write down what the run is about, or check that it is still about the same.
 
         Raises:
@@ -66,7 +70,7 @@ class RunFolder:
                 raise RunChanged(_differs(self.storage, "the data or the model", [f"content of {', '.join(changed)}"]))
         self.storage.write(_SPEC, spec_to_yaml(spec).encode())
         self.storage.write_json(_CONTEXT, context)
-        if not self.storage.exists(_LABELS):
+        if isinstance(rows, TaskRows) and not self.storage.exists(_LABELS):
             rows_of = [int(label) for label in rows.validation.labels]
             self.storage.write_json(_LABELS, {"labels": list(rows.labels), "rows": rows_of})
         self.log_folder.mkdir(parents=True, exist_ok=True)

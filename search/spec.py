@@ -225,8 +225,9 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     task, search = _section(raw, "task"), _section(raw, "search")
     metric = _metric(task)
     found: list[tuple[Key, str]] = []
-    if task.get("kind") == "generation":
-        found.append((("task", "kind"), "generation comes in a later version; use classification"))
+    if metric == "perplexity":
+        problem = "perplexity is minimised, and a search maximises quality in this version; use exact_match or rouge_l"
+        found.append((("task", "metric"), problem))
     found += _nothing_to_forget(task, search)
     if metric in QUALITY_METRICS:
         found += _wrong_objectives(_texts(search.get("objectives")), metric)
@@ -239,6 +240,7 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
         problem = "found domain; no column tells domains apart; name one in task.domain, or write cluster or seed"
         found.append((("search", "space", "expert_split"), problem))
     precisions = _texts(space.get("quantization"))
+    found += _wrong_targets(raw)
     found += _wrong_precisions(precisions, raw)
     if precisions and "fp32" not in precisions:
         found += _baseline_missing(_texts(search.get("constraints")))
@@ -290,15 +292,28 @@ def _baseline_missing(texts: Sequence[str]) -> Iterator[tuple[Key, str]]:
 
 
 def _wrong_precisions(precisions: Sequence[str], raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
-    targets = [name for name in _texts(raw.get("targets")) or ["cpu"] if name in TARGETS]
-    runs = {precision for name in targets for precision in TARGETS[name].precisions}
+    targets, kind = _targets(raw), str(_section(raw, "task").get("kind"))
+    runs = {precision for name in targets for precision in TARGETS[name].runs(kind)}
     for precision in precisions:
-        if targets and precision in PRECISIONS and precision not in runs:
+        if runs and precision in PRECISIONS and precision not in runs:
             served = ", ".join(known for known in PRECISIONS if known in runs)
             yield (
                 ("search", "space", "quantization"),
                 f"found {precision}; none of the targets {', '.join(targets)} runs it; expected {served}",
             )
+
+
+def _wrong_targets(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
+    kind = _section(raw, "task").get("kind")
+    for name in _targets(raw):
+        if not TARGETS[name].runs(str(kind)):
+            able = ", ".join(other for other, target in TARGETS.items() if target.runs(str(kind)))
+            problem = f"found {name}; what writing text costs there is neither measured nor estimated; expected {able}"
+            yield ("targets",), problem
+
+
+def _targets(raw: Mapping[str, Any]) -> list[str]:
+    return [name for name in _texts(raw.get("targets")) or ["cpu"] if name in TARGETS]
 
 
 def _metric(task: Mapping[str, Any]) -> Any:

@@ -14,7 +14,11 @@ _SHORT = {
     "train_seconds": "training",
     "train_memory_mb": "training memory",
     "macro_f1": "macro F1",
+    "rouge_l": "ROUGE-L",
+    "first_token_ms": "first token",
+    "token_ms": "each later token",
 }
+_SHARES = ("accuracy", "exact_match")
 
 
 def say_name(name: str) -> str:
@@ -26,7 +30,7 @@ def say(name: str, value: float | None) -> str:
     """The value of column ``name`` with its unit; a dash where there is none."""
     if value is None:
         return "–"
-    if name == "accuracy":
+    if name in _SHARES:
         return f"{100 * value:.1f} %"
     if name in QUALITY_METRICS:
         return f"{value:.3f}"
@@ -42,7 +46,7 @@ def say_interval(name: str, low: float | None, high: float | None) -> str:
     """A 95 % interval, both ends in the unit of ``name``; empty where there is none."""
     if low is None or high is None:
         return ""
-    if name == "accuracy":
+    if name in _SHARES:
         return f"{100 * low:.1f}–{100 * high:.1f}"
     return f"{low:.3f}–{high:.3f}"
 

@@ -38,6 +38,10 @@ OBJECTIVES: dict[str, Objective] = {
         Objective(name="perplexity", direction="min", unit="", known=False, summary="of the right responses' tokens"),
         Objective(name="latency_ms", direction="min", unit="ms", known=True, summary="median time of one request"),
         Objective(name="latency_p95_ms", direction="min", unit="ms", known=True, summary="95th percentile of it"),
+        Objective(
+            name="first_token_ms", direction="min", unit="ms", known=True, summary="generation: to the first token"
+        ),
+        Objective(name="token_ms", direction="min", unit="ms", known=True, summary="generation: each later token"),
         Objective(name="size_mb", direction="min", unit="MB", known=True, summary="size on disk, 10⁶ bytes"),
         Objective(name="memory_mb", direction="min", unit="MB", known=True, summary="memory of the serving process"),
         Objective(name="energy_j", direction="min", unit="J", known=True, summary="energy of one request, estimated"),

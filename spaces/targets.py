@@ -19,7 +19,9 @@ class Target:
     summary: str
     measured: bool
     precisions: tuple[Precision, ...]
-    """What it can run."""
+    """At which it runs a classifier."""
+    writes: tuple[Precision, ...] = ()
+    """At which it runs a model that writes; none where that is neither measured nor estimated."""
     peak_gflops: dict[Precision, float]
     """Attainable peak, 10⁹ multiply-or-add operations a second, batch 1."""
     bandwidth_gb_s: float
@@ -30,15 +32,20 @@ class Target:
     pj_per_byte: float
     """Energy per byte moved from main memory, 10⁻¹² joules."""
 
+    def runs(self, kind: str) -> tuple[Precision, ...]:
+        """Precisions at which it serves models for tasks of ``kind``."""
+        return self.writes if kind == "generation" else self.precisions
+
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target(
             name="cpu",
-            summary="ONNX Runtime on this machine, one thread, batch 1",
+            summary="ONNX Runtime (generation: torch) on this machine, one thread, batch 1",
             measured=True,
             precisions=("fp32", "int8"),
+            writes=("fp32", "bf16", "int8", "int4"),
             peak_gflops={"fp32": 60, "int8": 200},
             bandwidth_gb_s=12,
             overhead_us_per_op=2,

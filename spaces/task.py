@@ -19,6 +19,7 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "generation": ("exact_match", "rouge_l", "perplexity"),
 }
 """What can be measured; the first is measured where the task names none."""
+_WHOLE_TOKENS: Any = 512
 _COLUMNS: dict[Kind, tuple[str, ...]] = {
     "classification": ("text", "label", "domain"),
     "generation": ("prompt", "response", "rationale"),
@@ -67,7 +68,10 @@ class Task(Frozen):
     """Quality. Of labels: the share of right ones, or F1 averaged over them. Of responses: the share whose answer is
     right (the default there), ROUGE-L, or the perplexity of the right responses, which is minimised."""
     max_tokens: int = Field(default=128, ge=2)
-    """Longer texts are cut to this number of tokens."""
+    """Longer texts are cut to this number of tokens. Generation: of prompt and response together, 512 by default; it is
+    the prompt that is cut, from the left."""
+    max_new_tokens: int = Field(default=64, ge=2)
+    """Generation: how long a response may become, its end included."""
     limit: int | None = Field(default=None, ge=2)
     """At most this many rows of train (stratified, seeded), for quick tries."""
 
@@ -80,10 +84,13 @@ class Task(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_metric(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or raw.get("metric") is not None:
+    def _defaults_of_kind(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
             return raw
-        return {**raw, "metric": default_metric(raw.get("kind", "classification"))}
+        usual = {"metric": default_metric(raw.get("kind", "classification"))}
+        if raw.get("kind") == "generation":
+            usual["max_tokens"] = _WHOLE_TOKENS
+        return usual | {key: value for key, value in raw.items() if key not in usual or value is not None}
 
     @field_validator("text", "label", "domain", "prompt", "response", "rationale")
     @classmethod

@@ -10,7 +10,7 @@ import torch
 from tiny_models import MAX_TOKENS, VOCABULARY, tiny_causal, tiny_model
 from torch import nn
 
-from trainers.causal_models import check_same_vocabulary, inspect_causal, load_causal
+from trainers.causal_models import check_same_tokens, inspect_causal, load_causal
 from trainers.generate import greedy
 from trainers.models import DECODERS, ModelError, cut_config, inspect_model, save_model, select_layers
 from trainers.packed import Int4Linear, Int8Embedding, Int8Linear, int4_groups, int8_rows, open_packed, write_packed
@@ -173,7 +173,7 @@ def test_weights_of_another_model(folders: dict[str, Path], tmp_path: Path) -> N
 
 def test_a_teacher_of_another_vocabulary(folders: dict[str, Path], tmp_path: Path) -> None:
     student = inspect_causal(str(folders["llama"]))
-    check_same_vocabulary(student, inspect_causal(str(folders["gpt2"])))
+    check_same_tokens(student, inspect_causal(str(folders["gpt2"])), max_tokens=512)
     folder = Path(shutil.copytree(folders["llama"], tmp_path / "other"))
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
@@ -181,4 +181,12 @@ def test_a_teacher_of_another_vocabulary(folders: dict[str, Path], tmp_path: Pat
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     size = len(VOCABULARY)
     with pytest.raises(ModelError, match=rf"has {size} tokens, the student {size}, and they are not the same ones"):
-        check_same_vocabulary(student, inspect_causal(str(folder)))
+        check_same_tokens(student, inspect_causal(str(folder)), max_tokens=512)
+
+
+def test_a_teacher_that_reads_less(folders: dict[str, Path], tmp_path: Path) -> None:
+    student = inspect_causal(str(folders["llama"]))
+    teacher = inspect_causal(str(tiny_causal(tmp_path, max_tokens=MAX_TOKENS // 2)))
+    check_same_tokens(student, teacher, max_tokens=MAX_TOKENS // 2)
+    with pytest.raises(ModelError, match=r"takes 32 tokens, .* 64: .*; set task.max_tokens to 32 or less"):
+        check_same_tokens(student, teacher, max_tokens=512)

@@ -105,7 +105,7 @@ def test_examples_are_good_and_survive_a_round_trip(name: str, tmp_path: Path) -
         ("search.teacher_recipes.a", {"learning_rate": 0, "epochs": 1}, "found 0; expected greater than 0"),
         ("targets", ["phon"], "unknown target 'phon'; did you mean 'phone'?"),
         ("targets", [], "expected at least 1 item"),
-        ("task.kind", "generation", "generation comes in a later version"),
+        ("task.kind", "writing", "found 'writing'; expected 'classification' or 'generation'"),
         ("task.metric", "f1", "found 'f1'; expected 'accuracy', 'macro_f1', 'exact_match', 'rouge_l' or 'perplexity'"),
         ("task.metric", "rouge_l", "expected a metric of kind classification: accuracy or macro_f1"),
         (
@@ -142,7 +142,7 @@ def test_forgetting_is_an_objective_where_there_are_rows_to_retain(tmp_path: Pat
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     spec = {
-        "task": {"trian": "x", "kind": "generation"},
+        "task": {"trian": "x", "kind": "writing"},
         "model": {"base": "a/b"},
         "search": {"sampler": "tpee", "constraints": "x"},
         "metric": "accuracy",
@@ -263,8 +263,8 @@ def test_a_student_above_the_base_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_spec_made_in_python_is_checked_alike() -> None:
-    with pytest.raises(ValidationError, match="generation comes in a later version"):
-        Spec.model_validate(changed("task.kind", "generation"))
+    with pytest.raises(ValidationError, match="none of the targets cpu runs it; expected fp32, int8"):
+        Spec.model_validate(changed("search", {"space": {"quantization": "int4"}}))
 
 
 def test_the_json_schema_describes_every_key() -> None:

@@ -26,12 +26,18 @@ def inspect_causal(reference: str) -> ModelInfo:
     return info
 
 
-def check_same_vocabulary(student: ModelInfo, teacher: ModelInfo) -> None:
-    """A teacher's distribution over tokens means something to a student that has the same tokens alone.
+def check_same_tokens(student: ModelInfo, teacher: ModelInfo, *, max_tokens: int) -> None:
+    """A teacher's distribution over tokens means something only to a student that reads and writes the same tokens.
 
     Raises:
-        ModelError: the two differ; names both sizes, and what would do.
+        ModelError: their vocabularies differ, names both sizes; or rows of up to ``max_tokens`` are cut in one alone.
     """
+    shorter, longer = sorted((min(max_tokens, student.max_tokens), min(max_tokens, teacher.max_tokens)))
+    if shorter != longer:
+        raise ModelError(
+            f"{teacher.reference} takes {teacher.max_tokens} tokens, {student.reference} {student.max_tokens}: they "
+            f"would read different rows; set task.max_tokens to {shorter} or less"
+        )
     if teacher.vocabulary_fingerprint == student.vocabulary_fingerprint and teacher.vocab_size == student.vocab_size:
         return
     same_size = teacher.vocab_size == student.vocab_size

@@ -114,7 +114,7 @@ def cost_table(
             measured.append(measure(shape, precision, context, reference=reference, sequence_length=sequence_length))
             report(measured[-1])
     rows = _with_one_reference(measured)
-    return [_row_for(row, target) for target in targets for row in rows if row.precision in target.precisions]
+    return [_row_for(row, target) for target in targets for row in rows if row.precision in target.runs(context.kind)]
 
 
 def write_cost_table(rows: Sequence[CostRow], storage: Storage, name: str) -> None:

@@ -70,6 +70,9 @@ class GenerationTaskRows:
     notes: tuple[str, ...]
     """A sentence on everything that was left out or looks odd."""
 
+    labels: tuple[str, ...] = ()
+    """There are none: responses are text."""
+
     @property
     def splits(self) -> dict[str, GenerationRows]:
         """All rows there are, by the name of their split."""

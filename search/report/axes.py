@@ -9,7 +9,7 @@ from search.words import say_name
 Figure = dict[str, Any]
 
 MUTED = "#8b8f98"
-_QUALITY_FORMAT = {"accuracy": ".0%", "macro_f1": ".2f"}
+_QUALITY_FORMAT = {"accuracy": ".0%", "exact_match": ".0%", "macro_f1": ".2f", "rouge_l": ".2f"}
 
 
 def layout(*, x: str, y: Figure) -> Figure:

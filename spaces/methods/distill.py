@@ -113,6 +113,7 @@ DISTILL_SOFT = Strategy(
     summary="student cut from the base, taught by the expert's soft labels and the gold ones",
     build=_distill_soft,
     parameters=(ALPHA, *_DISTILL),
+    kinds=("classification", "generation"),
     needs=("teacher",),
 )
 FINETUNE_THEN_DISTILL = Strategy(
@@ -120,6 +121,7 @@ FINETUNE_THEN_DISTILL = Strategy(
     summary="student cut from the expert itself, then taught by its soft labels",
     build=_finetune_then_distill,
     parameters=(ALPHA, *_DISTILL),
+    kinds=("classification", "generation"),
     needs=("teacher",),
 )
 DISTILL_THEN_FINETUNE = Strategy(
@@ -127,6 +129,7 @@ DISTILL_THEN_FINETUNE = Strategy(
     summary="student cut from the expert, soft labels alone, then gold labels",
     build=_distill_then_finetune,
     parameters=(*_DISTILL, POLISH_LEARNING_RATE, POLISH_EPOCHS),
+    kinds=("classification", "generation"),
     needs=("teacher",),
 )
 DFT = Strategy(
@@ -134,5 +137,6 @@ DFT = Strategy(
     summary="student cut from the base, gold and soft labels in one stage, weight moving; features too if wanted",
     build=_dft,
     parameters=(ALPHA, ALPHA_END, *_DISTILL, DFT_FEATURE, RELATION_HEADS, GAMMA),
+    kinds=("classification", "generation"),
     needs=("teacher",),
 )

@@ -95,6 +95,7 @@ FULL = Strategy(
     build=_full,
     parameters=(LEARNING_RATE, EPOCHS),
     student=False,
+    kinds=("classification", "generation"),
 )
 LORA = Strategy(
     name="lora",
@@ -102,10 +103,12 @@ LORA = Strategy(
     build=_lora,
     parameters=(LORA_RANK, LORA_ALPHA, LORA_TARGET, LORA_VARIANT, LORA_LEARNING_RATE, EPOCHS),
     student=False,
+    kinds=("classification", "generation"),
 )
 SMALL_FINETUNE = Strategy(
     name="small_finetune",
     summary="fine-tune a student of fewer layers directly",
     build=_small_finetune,
     parameters=(STUDENT_LEARNING_RATE, EPOCHS),
+    kinds=("classification", "generation"),
 )

@@ -1,12 +1,12 @@
 """The kinds of task, and which one a context is about."""
 
 from trainers.context import Context
-from trainers.kinds.kind import Answers, Kind
+from trainers.kinds.kind import Answers, AnyRows, Kind, Request
 from trainers.model_files import ModelError
 from trainers.storage import StorageError
 from trainers.tokens import Tokens
 
-__all__ = ["Answers", "Kind", "kind_of", "named_kind", "split_tokens"]
+__all__ = ["Answers", "AnyRows", "Kind", "Request", "kind_of", "named_kind", "split_tokens"]
 
 
 def kind_of(context: Context) -> Kind:

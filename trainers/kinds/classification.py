@@ -1,20 +1,24 @@
 """Texts in, one label each: an encoder with a head, served by ONNX Runtime."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spaces.canonical import fingerprint
 from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.targets import Precision
+from spaces.task import Task
 from trainers import graph_cost, metrics
 from trainers.artifacts import Artifact
 from trainers.compute import features, logits
 from trainers.context import Context
 from trainers.cost import CostRow
-from trainers.datasets import Rows
+from trainers.datasets import Rows, TaskRows, load_task
 from trainers.deploy import deploy, ensure_export
+from trainers.kinds.kind import Request
 from trainers.metrics import Quality
 from trainers.models import ModelInfo, inspect_model, load_classifier
 from trainers.probe import probe_accuracy
@@ -26,8 +30,17 @@ from trainers.tokens import LabelledTokens, open_tokens, tokenise
 class Classification:
     """Answers are indices into the context's labels."""
 
+    def load_rows(self, task: Task, *, seed: int, folder: Path) -> TaskRows:
+        return load_task(task, seed=seed, folder=folder)
+
+    def data_fingerprint(self, rows: TaskRows, task: Task) -> str:
+        return fingerprint([rows.fingerprint, task.max_tokens])
+
     def inspect(self, reference: str) -> ModelInfo:
         return inspect_model(reference)
+
+    def check(self, task: Task, *, base: ModelInfo, teacher: ModelInfo | None, precisions: Sequence[Precision]) -> None:
+        """Any two encoders go together: each reads the texts in its own way."""
 
     def load(self, folder: Path, context: Context, *, dropout: float = 0.0, seed: int = 0) -> Any:
         return load_classifier(folder, labels=context.labels, dropout=dropout, seed=seed)
@@ -37,6 +50,9 @@ class Classification:
 
     def open_tokens(self, artifact: Artifact) -> LabelledTokens:
         return open_tokens(artifact)
+
+    def typical_request(self, tokens: LabelledTokens) -> Request:
+        return Request(int(np.median(tokens.lengths)))
 
     def ask(self, model: Any, tokens: LabelledTokens, *, context: Context, ranks: Ranks) -> np.ndarray:
         return logits(model, tokens, context=context, ranks=ranks).argmax(dim=-1).numpy()

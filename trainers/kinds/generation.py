@@ -1,25 +1,29 @@
 """Prompts in, text out: a causal language model, served by torch with packed weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from spaces.canonical import fingerprint
 from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.targets import Precision
+from spaces.task import Task
 from trainers import generation_cost, generation_metrics
 from trainers.artifacts import Artifact
-from trainers.causal_models import inspect_causal, load_causal
+from trainers.causal_models import check_same_tokens, inspect_causal, load_causal
 from trainers.context import Context
 from trainers.cost import CostRow
 from trainers.generation_metrics import RowScores
-from trainers.generation_rows import GenerationRows
+from trainers.generation_rows import GenerationRows, GenerationTaskRows, load_generation
 from trainers.generation_tokens import ResponseTokens, tokenise_exchanges
+from trainers.kinds.kind import Request
 from trainers.metrics import Quality
 from trainers.models import ModelInfo
-from trainers.packed import open_packed, write_packed
+from trainers.packed import check_precision, open_packed, write_packed
 from trainers.ranks import Ranks, solo
 from trainers.responses import row_scores
 
@@ -30,8 +34,20 @@ _ASKED_ROWS = 200
 class Generation:
     """Answers are scored as they are given: what is kept of a text is how good it was."""
 
+    def load_rows(self, task: Task, *, seed: int, folder: Path) -> GenerationTaskRows:
+        return load_generation(task, seed=seed, folder=folder)
+
+    def data_fingerprint(self, rows: GenerationTaskRows, task: Task) -> str:
+        return fingerprint([rows.fingerprint, task.max_tokens, task.max_new_tokens])
+
     def inspect(self, reference: str) -> ModelInfo:
         return inspect_causal(reference)
+
+    def check(self, task: Task, *, base: ModelInfo, teacher: ModelInfo | None, precisions: Sequence[Precision]) -> None:
+        for precision in precisions:
+            check_precision(precision)
+        if teacher is not None:
+            check_same_tokens(base, teacher, max_tokens=task.max_tokens)
 
     def load(self, folder: Path, _context: Context, *, dropout: float = 0.0, seed: int = 0) -> Any:  # noqa: ARG002
         return load_causal(folder, dropout=dropout)
@@ -43,6 +59,9 @@ class Generation:
 
     def open_tokens(self, artifact: Artifact) -> ResponseTokens:
         return ResponseTokens.of(artifact)
+
+    def typical_request(self, tokens: ResponseTokens) -> Request:
+        return Request(int(np.median(tokens.prompt_lengths)), int(np.median(tokens.response_lengths)))
 
     def ask(self, model: Any, tokens: ResponseTokens, *, context: Context, ranks: Ranks) -> RowScores:
         asked = tokens.take(np.arange(_ASKED_ROWS)) if len(tokens) > _ASKED_ROWS else tokens

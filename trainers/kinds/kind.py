@@ -1,5 +1,7 @@
 """What differs between kinds of task. Loop, stages, teacher and search know of a kind by this protocol alone."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -8,9 +10,12 @@ import numpy as np
 from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.targets import Precision
+from spaces.task import Task
 from trainers.artifacts import Artifact
 from trainers.context import Context
+from trainers.datasets import TaskRows
 from trainers.generation_metrics import RowScores
+from trainers.generation_rows import GenerationTaskRows
 from trainers.metrics import Quality
 from trainers.models import ModelInfo
 from trainers.ranks import Ranks
@@ -24,11 +29,33 @@ Answers = np.ndarray | RowScores
 """What a model said to each row of a split, in its order: labels (int64), or how good each text was."""
 
 
+AnyRows = TaskRows | GenerationTaskRows
+"""All rows of a task, by split."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """How long a request and its answer are."""
+
+    input_tokens: int
+    output_tokens: int = 0
+    """0 where the answer is no text."""
+
+
 class Kind(Protocol):
     """One kind of task. Has no state: everything comes with the context. ``tokens`` are what ``open_tokens`` gave."""
 
+    def load_rows(self, task: Task, *, seed: int, folder: Path) -> AnyRows:
+        """Read, clean and split the rows of ``task``. Relative paths start at ``folder``. Raises ``DataError``."""
+
+    def data_fingerprint(self, rows: Any, task: Task) -> str:
+        """Of what plans are trained and chosen by: rows, and how they are cut."""
+
     def inspect(self, reference: str) -> ModelInfo:
         """A pretrained model of the user's, found and checked without loading its weights. Raises ``ModelError``."""
+
+    def check(self, task: Task, *, base: ModelInfo, teacher: ModelInfo | None, precisions: Sequence[Precision]) -> None:
+        """That these models can serve the task and each other, at these precisions, here. Raises ``ModelError``."""
 
     def load(self, folder: Path, context: Context, *, dropout: float = 0.0, seed: int = 0) -> Any:
         """The model in ``folder``, float32, in evaluation mode; what it lacks for the task depends on ``seed``."""
@@ -38,6 +65,9 @@ class Kind(Protocol):
 
     def open_tokens(self, artifact: Artifact) -> Tokens:
         """The rows of an artifact of ``tokenise``."""
+
+    def typical_request(self, tokens: Any) -> Request:
+        """The median of the rows."""
 
     def ask(self, model: Any, tokens: Any, *, context: Context, ranks: Ranks) -> Answers:
         """What ``model``, as it is in training, answers, maybe to some rows only; workers share them."""
