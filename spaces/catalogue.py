@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from spaces.methods import distill, distill_feature, distill_reverse_kl, experts, finetune, pseudo_label
+from spaces.methods import distill, distill_feature, distill_reverse_kl, experts, finetune, meta, pseudo_label
 from spaces.ranges import Parameter
 from spaces.strategy import Strategy
 
@@ -18,6 +18,7 @@ _STRATEGIES = (
     distill_feature.DISTILL_FEATURE,
     distill_reverse_kl.DISTILL_REVERSE_KL,
     pseudo_label.PSEUDO_LABEL,
+    meta.META_DISTILL,
 )
 
 CATALOGUE: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}

@@ -18,6 +18,7 @@ from spaces.methods.distill_feature import DistillFeature
 from spaces.methods.experts import DistillExperts, Expert, Gate, Part
 from spaces.methods.features import Feature
 from spaces.methods.finetune import Lora
+from spaces.methods.meta import MetaDistill
 from spaces.stages import Chain
 from trainers.context import Context, Progress, Stopped
 from trainers.loop import TrainingError
@@ -68,6 +69,18 @@ ALIGNED = {
     )
     for kind, heads in (("hidden", None), ("attention", None), ("relation", 8))
 }
+META = plan_of(
+    SelectLayers(layers=(0,)),
+    MetaDistill(
+        # With a quiz of four rows, one batch of which is a single row, workers without one are met here too.
+        optimisation=fitting(learning_rate=1e-3, epochs=2, batch_size=3),
+        teacher=Chain(base="base", stages=FULL.stages),
+        teacher_learning_rate=1e-4,
+        quiz_share=0.1,
+        temperature=2.0,
+        alpha=0.7,
+    ),
+)
 STOPPED = plan_of(finetuning(learning_rate=2e-3))
 BROKEN = plan_of(finetuning(learning_rate=3e-3))
 DIVERGING = plan_of(finetuning(learning_rate=1e38, warmup_share=0.0))
@@ -108,6 +121,7 @@ SCENARIOS = {
     "taught": (TAUGHT, nothing),
     "mixed": (MIXED, nothing),
     **{kind: (plan, nothing) for kind, plan in ALIGNED.items()},
+    "meta": (META, nothing),
     "stopped": (STOPPED, stop),
     "broken": (BROKEN, fail),
     "diverging": (DIVERGING, nothing),
@@ -123,7 +137,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, list[di
     return context, [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(WORKERS)]
 
 
-@pytest.mark.parametrize("name", ["taught", "mixed", *ALIGNED])
+@pytest.mark.parametrize("name", ["taught", "mixed", "meta", *ALIGNED])
 def test_two_workers_train_what_one_does(name: str, together: tuple[Context, list[dict]], tmp_path: Path) -> None:
     context, outcomes = together
     alone, (plan, _) = tiny_context(tmp_path, rows=ROWS), SCENARIOS[name]

@@ -137,6 +137,7 @@ _CHAINS = {
     "distill_then_finetune": ["finetune", "select_layers", "distill", "finetune"],
     "dft": ["select_layers", "distill"],
     "moe_dft": ["select_layers", "distill_experts"],
+    "meta_distill": ["select_layers", "meta_distill"],
     "distill_feature": ["finetune", "select_layers", "distill_feature", "distill"],
 }
 

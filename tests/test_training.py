@@ -19,6 +19,7 @@ from training_task import LABELS, finetuning, fitting, plan_of, tiny_context
 from spaces.methods.cut import SelectLayers
 from spaces.methods.distill import Distill
 from spaces.methods.finetune import Lora
+from spaces.methods.meta import MetaDistill
 from spaces.plan import Plan
 from spaces.stages import Chain
 from trainers.artifacts import Artifact
@@ -46,6 +47,18 @@ DISTILL = plan_of(
         temperature=2.0,
         alpha=0.9,
         alpha_end=0.1,
+    ),
+)
+
+META = plan_of(
+    SelectLayers(layers=(0,)),
+    MetaDistill(
+        optimisation=fitting(),
+        teacher=Chain(base="base", stages=(finetuning(),)),
+        teacher_learning_rate=1e-3,
+        quiz_share=0.2,
+        temperature=2.0,
+        alpha=0.7,
     ),
 )
 
@@ -298,7 +311,7 @@ def test_adapters_leave_the_embeddings_alone(context: Context) -> None:
         )
 
 
-@pytest.mark.parametrize("plan", [FULL, LORA, DISTILL], ids=["full", "lora", "distill"])
+@pytest.mark.parametrize("plan", [FULL, LORA, DISTILL, META], ids=["full", "lora", "distill", "meta"])
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_an_interrupted_stage_ends_as_if_it_had_not_been(plan: Plan, epoch: int, tmp_path: Path) -> None:
     undisturbed, all_told = train(plan, tiny_context(tmp_path / "one"))

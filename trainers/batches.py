@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainers.ranks import Ranks
 from trainers.tokens import Tokens
 
 _POOL_BATCHES = 50
@@ -92,3 +93,13 @@ def collate(
         count=tokens.num_positions(whole),
         num_tokens=int(tokens.lengths[whole].sum()),
     )
+
+
+def worker_batch(tokens: Tokens, rows: np.ndarray, *, ranks: Ranks, pad_id: int) -> tuple[Batch, float]:
+    """This worker's share of the batch of ``rows``, and the weight of its loss.
+
+    A worker without a row still has to know which weights get a gradient; it gets one that counts for nothing.
+    """
+    own = rows[ranks.rank :: ranks.size]
+    batch = collate(tokens, own if len(own) else rows[:1], pad_id=pad_id, whole=rows)
+    return batch, 1.0 if len(own) else 0.0

@@ -5,6 +5,7 @@ file's header. Nothing is pickled.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,16 +66,17 @@ class Checkpoint:
         self._storage.remove(self._name)
 
 
-def gather(parameters: dict[str, Tensor], optimizer: optim.Optimizer) -> dict[str, Tensor]:
-    """The trained ``parameters``, by name, and the optimiser's moments of each, on the processor."""
+def gather(parameters: Mapping[str, Tensor], optimizers: Sequence[optim.Optimizer]) -> dict[str, Tensor]:
+    """The trained ``parameters``, by name, and the moments of each in its optimiser, on the processor."""
     tensors = {f"weight/{name}": parameter.detach().cpu() for name, parameter in parameters.items()}
+    states = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
     for name, parameter in parameters.items():
-        state = optimizer.state.get(parameter, {})
+        state = states.get(parameter, {})
         tensors |= {f"{moment}/{name}": state[moment].cpu() for moment in _MOMENTS if moment in state}
     return tensors
 
 
-def restore(standing: Standing, parameters: dict[str, Tensor], optimizer: optim.Optimizer) -> bool:
+def restore(standing: Standing, parameters: Mapping[str, Tensor], optimizers: Sequence[optim.Optimizer]) -> bool:
     """Put gathered weights and moments back; False, and nothing changed, where they are not those of ``parameters``."""
     tensors = standing.tensors
     shapes = {
@@ -82,12 +84,13 @@ def restore(standing: Standing, parameters: dict[str, Tensor], optimizer: optim.
     }
     if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
         return False
+    states = {id(p): each.state for each in optimizers for group in each.param_groups for p in group["params"]}
     for name, parameter in parameters.items():
         parameter.data.copy_(tensors[f"weight/{name}"])
         # A weight that the model does not use has had no gradient, and so has no moments.
         if f"{_MOMENTS[0]}/{name}" in tensors:
             moments = {moment: tensors[f"{moment}/{name}"].to(parameter.device) for moment in _MOMENTS}
-            optimizer.state[parameter] = {"step": parameter.new_tensor(float(standing.steps)), **moments}
+            states[id(parameter)][parameter] = {"step": parameter.new_tensor(float(standing.steps)), **moments}
     return True
 
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spaces.canonical import fingerprint
 from spaces.plan import Plan
 from spaces.stages import Optimisation
-from trainers.batches import Batch, collate, epoch_batches
+from trainers.batches import Batch, epoch_batches, worker_batch
 from trainers.checkpoints import Checkpoint, Standing, gather, restore
 from trainers.compute import autocast, fast_attention, pad_id, pick_device
 from trainers.context import Context, Heartbeat, Progress, Report, unhurried
@@ -82,11 +82,46 @@ class Fitted:
     """What else the stage has to say of itself, by name; recorded with every variant of the plan."""
 
 
-def fit(model: Any, loss: Loss, job: Job, *, outputs: Sequence[str] = (), tokens: Tokens | None = None) -> Fitted:
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A step that the model is about to take."""
+
+    batch: Batch
+    """This worker's share of what the model will learn from."""
+    weight: float
+    """Of the losses of that share: 0 where this worker has no row."""
+    step: int
+    """From 0."""
+    rate_share: float
+    """Share of its peak that the learning rate has."""
+
+
+class Companion(Protocol):
+    """What is trained beside the model, with an optimiser of its own: it takes a step before each of the model's."""
+
+    tokens: Tokens
+    """Rows that it asks the model about, in the model's tokens."""
+    parameters: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer
+
+    def before_step(self, model: Any, turn: Turn) -> None:
+        """Take one; ``model`` stays as it is. All workers take it together."""
+
+
+def fit(
+    model: Any,
+    loss: Loss,
+    job: Job,
+    *,
+    outputs: Sequence[str] = (),
+    tokens: Tokens | None = None,
+    companion: Companion | None = None,
+) -> Fitted:
     """Train the parameters of ``model`` that require a gradient; it is left in evaluation mode on the processor.
 
     ``outputs`` are what the loss needs of the model beside logits: ``hidden_states``, ``attentions``. ``tokens`` are
-    the rows to train on where these are not all of train; a batch numbers their rows and positions.
+    the rows to train on where these are not all of train; a batch numbers their rows and positions. A ``companion`` is
+    trained beside the model; a checkpoint holds it as well.
 
     Raises:
         TrainingError: a loss or gradient that is not finite.
@@ -94,24 +129,41 @@ def fit(model: Any, loss: Loss, job: Job, *, outputs: Sequence[str] = (), tokens
     """
     if tokens is None:
         tokens = split_tokens(job.context, base=job.plan.base, split="train")
-    used = used_ids(tokens, vocab_size=model.config.vocab_size, pad_id=pad_id(model))
+    sizes = {"vocab_size": model.config.vocab_size, "pad_id": pad_id(model)}
+    used = used_ids(tokens, **sizes)
+    if companion is not None:
+        used = torch.cat([used, used_ids(companion.tokens, **sizes)]).unique()
     model.to(pick_device()).train()
     longest = int(tokens.lengths.max())
     with train_used_rows(model, used), fast_attention(model, longest=longest, context=job.context):
-        fitted = _Fit(model, loss, job, tokens, outputs).run()
+        fitted = _Fit(model, loss, job, tokens=tokens, outputs=outputs, companion=companion).run()
     model.to("cpu").eval()
     return fitted
 
 
 class _Fit:
-    def __init__(self, model: Any, loss: Loss, job: Job, tokens: Tokens, outputs: Sequence[str]) -> None:
-        self.model, self.loss, self.job, self.tokens = model, loss, job, tokens
+    def __init__(
+        self,
+        model: Any,
+        loss: Loss,
+        job: Job,
+        *,
+        tokens: Tokens,
+        outputs: Sequence[str],
+        companion: Companion | None,
+    ) -> None:
+        self.model, self.loss, self.job, self.tokens, self.companion = model, loss, job, tokens, companion
         self.device = next(model.parameters()).device
         self.asked = {f"output_{name}": True for name in outputs}
         own = loss.to(self.device) if isinstance(loss, nn.Module) else nn.Module()
         named = [*model.named_parameters(), *own.named_parameters(prefix="loss")]
         self.parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
         self.optimizer = new_optimizer(model, job.optimisation, beside=own)
+        self.trained: dict[str, Tensor] = dict(self.parameters)
+        self.optimizers: list[torch.optim.Optimizer] = [self.optimizer]
+        if companion is not None:
+            self.trained |= {f"companion.{name}": parameter for name, parameter in companion.parameters.items()}
+            self.optimizers.append(companion.optimizer)
         self.lengths = tokens.lengths
         self.total_steps = job.optimisation.epochs * math.ceil(len(tokens) / job.optimisation.batch_size)
         self.checkpoint = Checkpoint(job.context, job.plan.fingerprint)
@@ -133,7 +185,7 @@ class _Fit:
 
     def _resume(self) -> None:
         standing = self.checkpoint.read()
-        if standing is None or not restore(standing, self.parameters, self.optimizer):
+        if standing is None or not restore(standing, self.trained, self.optimizers):
             return
         self.steps, self.seconds, self.saved_at = standing.steps, standing.seconds, standing.seconds
         self.history = list(standing.history)
@@ -148,9 +200,13 @@ class _Fit:
         return sum(self._step(rows) * self.tokens.num_positions(rows) for rows in batches) / self.tokens.num_positions()
 
     def _step(self, rows: Any) -> float:
-        self._set_rate()
+        share = self._set_rate()
+        batch, weight = worker_batch(self.tokens, rows, ranks=self.job.ranks, pad_id=pad_id(self.model))
+        batch = batch.to(self.device)
+        if self.companion is not None:
+            self.companion.before_step(self.model, Turn(batch=batch, weight=weight, step=self.steps, rate_share=share))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._sum_over_ranks(self._backward(rows))
+        loss = self._sum_over_ranks(self._backward(batch, weight))
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.job.optimisation.max_grad_norm)
         self._check_finite(loss, float(norm))
         self.optimizer.step()
@@ -159,13 +215,7 @@ class _Fit:
             self.job.ranks.on_first(self.job.heartbeat)
         return loss
 
-    def _backward(self, rows: Any) -> Tensor:
-        ranks = self.job.ranks
-        own = rows[ranks.rank :: ranks.size]
-        # A worker without a row still has to know which weights get a gradient; its row counts for nothing.
-        weight = 1.0 if len(own) else 0.0
-        batch = collate(self.tokens, own if len(own) else rows[:1], pad_id=pad_id(self.model), whole=rows)
-        batch = batch.to(self.device)
+    def _backward(self, batch: Batch, weight: float) -> Tensor:
         with autocast(self.job.context, self.device):
             found = self.model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL, **self.asked)
         loss = weight * self.loss(found, batch, self.steps / max(1, self.total_steps - 1))
@@ -173,20 +223,17 @@ class _Fit:
         return loss.detach()
 
     def _sum_over_ranks(self, loss: Tensor) -> float:
-        if self.job.ranks.size == 1:
-            return float(loss)
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        flat = self.job.ranks.all_reduce(torch.cat([loss.view(1), *(gradient.view(-1) for gradient in gradients)]))
-        parts = flat[1:].split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-        return float(flat[0])
+        self.job.ranks.all_reduce_each([loss, *gradients])
+        return float(loss)
 
-    def _set_rate(self) -> None:
+    def _set_rate(self) -> float:
+        """Set the learning rate of the step; which share of the peak it is."""
         settings = self.job.optimisation
         share = rate_share(self.steps, total=self.total_steps, warmup_share=settings.warmup_share)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * share
+        return share
 
     def _check_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -222,7 +269,7 @@ class _Fit:
         due = self.seconds - self.saved_at >= self.job.context.checkpoint_every_s
         if not due or len(self.history) == self.job.optimisation.epochs:
             return
-        tensors = gather(self.parameters, self.optimizer)
+        tensors = gather(self.trained, self.optimizers)
         self.checkpoint.write(
             Standing(steps=self.steps, seconds=self.seconds, history=tuple(self.history), tensors=tensors)
         )

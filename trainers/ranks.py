@@ -1,6 +1,6 @@
 """The workers that carry out one plan together. One alone needs no ``torch.distributed``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -46,6 +46,14 @@ class Ranks:
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
+
+    def all_reduce_each(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Sum each of the tensors over the workers, in place and in one exchange."""
+        if self.size == 1 or not tensors:
+            return
+        flat = self.all_reduce(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def on_first(self, action: Callable[[], T]) -> T:
         """Worker 0's result of ``action``, on every worker; the others wait.
