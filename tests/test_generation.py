@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from trainers.finetune import adapted_modules, add_adapters, gold_loss
 from trainers.generation_rows import GenerationRows
 from trainers.generation_tokens import ResponseTokens, tokenise_exchanges
 from trainers.kinds import kind_of, split_tokens
+from trainers.model_files import ModelError
 from trainers.ranks import solo
 from trainers.responses import row_scores
 from trainers.run_stage import run_plan
@@ -159,12 +161,11 @@ def test_the_loss_is_that_of_the_responses_alone(context: Context, tokens: Respo
 def test_workers_shares_add_up(context: Context, tokens: ResponseTokens) -> None:
     """Gradients of two halves, each divided by the positions of both, are those of the whole batch."""
     rows = np.array([4, 9, 2, 17, 30])
-    count = tokens.num_positions(rows)
     gradients = []
     for shares in ([rows], [rows[::2], rows[1::2]]):
         model = load_causal(Path(context.models["base"]))
         for own in shares:
-            batch = collate(tokens, own, pad_id=0, count=count)
+            batch = collate(tokens, own, pad_id=0, whole=rows)
             outputs = model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL)
             gold_loss(outputs, batch, 0.0).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
@@ -291,6 +292,14 @@ def test_the_teachers_outputs_are_its_distributions_at_each_position(context: Co
         logits(load_causal(trained.folder), tokens, context=context, ranks=solo()), dim=-1
     )
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_teacher_outputs_that_do_not_fit_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = generation_context(tmp_path)
+    train(plan_of(*TEACHER.stages), context)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100_000))
+    with pytest.raises(ModelError, match=r"positions × 151 classes take 0.1 MB, and 0.1 MB are free; .* task.limit"):
+        run_plan(STUDENT, context, ranks=solo(), report=silent)
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "perplexity"])

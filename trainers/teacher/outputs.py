@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 from torch import Tensor
 
 from spaces.canonical import fingerprint
 from spaces.plan import Plan
-from trainers.compute import logits, pick_device
+from trainers.compute import logits, num_classes, pick_device
 from trainers.context import Context
 from trainers.kinds import kind_of, split_tokens
 from trainers.model_files import ModelError
@@ -39,7 +40,7 @@ def teacher_outputs(teacher: Plan, context: Context, *, ranks: Ranks | None = No
     """The outputs of the trained plan ``teacher`` on the training split, in its order.
 
     Raises:
-        ModelError: the teacher has not been trained, or its rows are gone.
+        ModelError: the teacher has not been trained, its rows are gone, or its outputs do not fit in memory.
     """
     ranks = ranks or solo()
     name = outputs_fingerprint(teacher, context)
@@ -70,7 +71,19 @@ def _answers(teacher: Plan, context: Context, ranks: Ranks) -> Tensor:
         raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {context.artifacts}; train it first")
     model = kind_of(context).load(trained.folder, context).to(pick_device())
     tokens = split_tokens(context, base=teacher.base, split="train")
+    ranks.on_first(lambda: _check_room(tokens.num_positions(), num_classes(model)))
     return logits(model, tokens, context=context, ranks=ranks)
+
+
+def _check_room(num_positions: int, num_classes: int) -> None:
+    """Raises ``ModelError`` where the whole of a teacher's outputs would not fit in half of the free memory."""
+    needed, free = 4 * num_positions * num_classes, psutil.virtual_memory().available
+    if needed > free / 2:
+        raise ModelError(
+            f"a teacher's outputs at {num_positions:,} positions × {num_classes:,} classes take "
+            f"{needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free; expected at most half of that: lower "
+            "task.limit or task.max_new_tokens, take a base with a smaller vocabulary, or do not distil"
+        )
 
 
 def _publish(name: str, answers: Tensor, context: Context, *, seconds: float) -> None:
