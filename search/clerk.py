@@ -8,6 +8,7 @@ from typing import Any, Literal
 from search.goals import CostTable, Goals
 from search.ledger import Ledger, Proposal
 from search.records import COST_COLUMNS, Record
+from search.words import say_shape
 from spaces.shape import Shape
 from trainers.context import Progress
 from trainers.results import Measured, Result
@@ -82,15 +83,16 @@ class Clerk:
         for (shape, precision, target), costs in self.costs.items():
             if shape in shapes and (broken := self.goals.broken_known(costs)):
                 layers = shape.num_layers or self.base_layers
+                name = "-".join(["shape", str(layers), *shape.additions])
                 self.ledger.append(
                     Record(
-                        record_id=f"shape-{layers}-{precision}-{target}",
-                        trial_id=f"shape-{layers}",
+                        record_id=f"{name}-{precision}-{target}",
+                        trial_id=name,
                         number=-1,
                         strategy="",
                         plan="",
                         fingerprint="",
-                        params={"student_layers": layers},
+                        params={"size": say_shape(shape, self.base_layers)},
                         precision=precision,
                         target=target,
                         status="infeasible",

@@ -1,5 +1,7 @@
 """Handing over a trained variant: a folder that ``transformers`` and ONNX Runtime load, with a model card.
 
+What transformers has no modules for, adapters, is served by ONNX Runtime alone; transformers then refuses the folder,
+and the card says so.
 It is measured again after it was written: a model that answers worse after export is an error, not a surprise.
 """
 
@@ -25,6 +27,26 @@ _HOW_SERVED = {
     "classification": ", row by row",
     "generation": "; greedily, a prompt and its response joined by one space. `trainers.packed.open_packed` loads it",
 }
+_LOAD = """```python
+from transformers import pipeline
+
+model = pipeline("{task}", model="path/to/this/folder")
+```"""
+_LOAD_ADDED = """transformers has no modules for {additions}, so it refuses the weights in this folder,
+`model.adapted.safetensors`. The graph needs ONNX Runtime alone:
+
+```python
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+session = onnxruntime.InferenceSession("path/to/this/folder/{graph}")
+row = tokenizer("a text", return_tensors="np")
+logits = session.run(["logits"], {{name: row[name] for name in ("input_ids", "attention_mask")}})[0]
+```
+
+In torch, with distune installed: `trainers.models.load_classifier(pathlib.Path(folder), labels=[…])`, with the labels
+in the order below."""
 
 
 class ExportError(Exception):
@@ -125,7 +147,7 @@ def _card(run: Run, record: Record, plan: Plan, context: Context, deployed: str)
     estimated = " (estimated)" if record.estimated else ""
     head = yaml.safe_dump(
         {
-            "library_name": "transformers",
+            "library_name": "onnx" if plan.shape.additions else "transformers",
             "pipeline_tag": _PIPELINES[context.kind],
             "base_model": _public(run.spec["model"]["base"]),
         },
@@ -136,6 +158,8 @@ def _card(run: Run, record: Record, plan: Plan, context: Context, deployed: str)
         if confirmed
         else ""
     )
+    load = _LOAD_ADDED if plan.shape.additions else _LOAD
+    load = load.format(task=_PIPELINES[context.kind], additions=" and ".join(plan.shape.additions), graph=deployed)
     return f"""---
 {head}---
 # {run.name}: {record.strategy}, {record.precision}
@@ -151,11 +175,7 @@ def _card(run: Run, record: Record, plan: Plan, context: Context, deployed: str)
 
 Intervals are 95 %. Metrics are of what is deployed, `{deployed}`{_HOW_SERVED[context.kind]}.
 
-```python
-from transformers import pipeline
-
-model = pipeline("{_PIPELINES[context.kind]}", model="path/to/this/folder")
-```
+{load}
 
 {_labels(context.labels)}- Data: {_public(str(task.get("train")))}, {_columns(task)}
 - Seed: {record.seed}; plan {record.fingerprint[:16]}; record {record.record_id}

@@ -76,6 +76,7 @@ def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
 def render(found: Foresight) -> str:
     """For a person."""
     rows = ", ".join(f"{count} {name}" for name, count in found.rows.items())
+    width = max(len("layers"), *(len(_size(cost)) for cost in found.costs))
     head = [
         f"{found.name}: {rows} rows{f', {found.labels} labels' if found.labels else ''}",
         f"strategies  {', '.join(found.strategies)}",
@@ -89,9 +90,9 @@ def render(found: Foresight) -> str:
         ),
         f"feasible    {found.feasible_share:.0%} of {len(found.costs)} sizes × precisions × targets",
         "",
-        f"{'layers':>6} {'precision':9} {'target':8} {'latency':>10} {'size':>9} {'memory':>9}",
+        f"{'layers':>{width}} {'precision':9} {'target':8} {'latency':>10} {'size':>9} {'memory':>9}",
     ]
-    return "\n".join([*head, *(_line(cost) for cost in found.costs)])
+    return "\n".join([*head, *(_line(cost, width) for cost in found.costs)])
 
 
 def _minutes(spec: Spec, draws: Sequence[Draw], rows: Sequence[CostRow], *, examples: int, seats: int) -> float | None:
@@ -126,6 +127,7 @@ def _cost(row: CostRow, base_layers: int, broken: Callable[[Any], list[str]]) ->
     costs = known_costs([row])[(row.shape, row.precision, row.target)]
     return {
         "layers": row.shape.num_layers or base_layers,
+        "additions": list(row.shape.additions),
         "precision": row.precision,
         "target": row.target,
         "estimated": row.estimated,
@@ -134,10 +136,14 @@ def _cost(row: CostRow, base_layers: int, broken: Callable[[Any], list[str]]) ->
     }
 
 
-def _line(cost: dict[str, Any]) -> str:
+def _size(cost: dict[str, Any]) -> str:
+    return " + ".join([str(cost["layers"]), *cost["additions"]])
+
+
+def _line(cost: dict[str, Any], width: int) -> str:
     mark = "~" if cost["estimated"] else " "
     breaks = f"  ✗ {'; '.join(cost['breaks'])}" if cost["breaks"] else ""
     return (
-        f"{cost['layers']:>6} {cost['precision']:9} {cost['target']:8} {mark}{cost['latency_ms']:6.2f} ms"
+        f"{_size(cost):>{width}} {cost['precision']:9} {cost['target']:8} {mark}{cost['latency_ms']:6.2f} ms"
         f" {cost['size_mb']:6.1f} MB {cost['memory_mb']:6.0f} MB{breaks}"
     )

@@ -8,6 +8,7 @@ from search.goals import Goals
 from search.records import COST_COLUMNS
 from search.spec import Spec, space_of
 from search.spec_errors import SpecError
+from search.words import say_shape
 from spaces.canonical import fingerprint
 from spaces.catalogue import CATALOGUE
 from spaces.draw import Draw, opening, restrict, shapes
@@ -197,9 +198,9 @@ def feasible_space(prepared: Prepared, rows: list[CostRow]) -> Space:
     if not space.strategies:
         nearest = min(rows, key=lambda row: len(goals.broken_known(costs[(row.shape, row.precision, row.target)])))
         broken = "; ".join(goals.broken_known(costs[(nearest.shape, nearest.precision, nearest.target)]))
-        layers = nearest.shape.num_layers or prepared.space.base_layers
+        size = say_shape(nearest.shape, prepared.space.base_layers)
         raise NothingFits(
-            f"no size and precision satisfies the constraints; nearest: {layers} layers at {nearest.precision} "
+            f"no size and precision satisfies the constraints; nearest: {size} at {nearest.precision} "
             f"on {nearest.target}: {broken}. Loosen a constraint, or add smaller sizes to model.student_layers"
         )
     return space

@@ -21,6 +21,7 @@ from search.select import Choice, NoChoice, Wish, choice_to_json, choose
 from spaces.methods.finetune import Finetune
 from spaces.objectives import OBJECTIVES, parse_constraint
 from spaces.plan import Plan
+from spaces.shape import Shape
 from spaces.stages import Optimisation
 from trainers.storage import Storage
 
@@ -238,7 +239,12 @@ def load_run(location: str | Path) -> Run:
 
 def num_layers(record: Record) -> int | None:
     """Layers of the model that a record's plan ends in; None: as many as the base has."""
-    return Plan.model_validate_json(record.plan).shape.num_layers if record.plan else None
+    return shape_of(record).num_layers if record.plan else None
+
+
+def shape_of(record: Record) -> Shape:
+    """The shape of the model that a record's plan ends in."""
+    return Plan.model_validate_json(record.plan).shape
 
 
 def _read_spec(storage: Storage) -> str:

@@ -76,9 +76,15 @@ def _field(parameter: Parameter) -> Any:
     return _options_field(parameter) if isinstance(parameter, Choice) else _range_field(parameter)
 
 
+def _words(value: Any) -> Any:
+    """Options as texts; YAML makes numbers of some."""
+    listed = value if isinstance(value, list | tuple) else (value,)
+    return tuple(str(option) if isinstance(option, int) else option for option in listed)
+
+
 def _options_field(choice: Choice) -> Any:
     known = tuple(str(option) for option in choice.options)
-    options = Annotated[tuple[str, ...], ONE_OR_MORE, Field(min_length=1), each("option", known)]
+    options = Annotated[tuple[str, ...], BeforeValidator(_words), Field(min_length=1), each("option", known)]
     description = f"One or several of {', '.join(known)}: {choice.summary}. Otherwise all of them."
     return (options | None, Field(default=None, description=description))
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from spaces.objectives import OBJECTIVES, QUALITY_METRICS
 from spaces.plan import Plan
+from spaces.shape import Shape
 
 _SHORT = {
     "latency_ms": "latency",
@@ -68,6 +69,11 @@ def say_layers(num_layers: int | None) -> str:
     if num_layers is None:
         return "all layers"
     return "1 layer" if num_layers == 1 else f"{num_layers} layers"
+
+
+def say_shape(shape: Shape, base_layers: int | None = None) -> str:
+    """The size of a model in layers, and what was added to them; all of them are ``base_layers``, if that is known."""
+    return " + ".join([say_layers(shape.num_layers or base_layers), *shape.additions])
 
 
 def say_plan(plan: Plan) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
-from spaces.methods import distill, distill_feature, distill_reverse_kl, experts, finetune, meta, pseudo_label
+from spaces.methods import adapter, distill, distill_feature, distill_reverse_kl, experts, finetune, meta, pseudo_label
 from spaces.ranges import Parameter
 from spaces.strategy import Strategy
 
 _STRATEGIES = (
     finetune.FULL,
     finetune.LORA,
+    adapter.ADAPTER,
     finetune.SMALL_FINETUNE,
     distill.DISTILL_SOFT,
     distill.FINETUNE_THEN_DISTILL,

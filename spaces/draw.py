@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.choosers import Chooser, MiddleChooser, RecordingChooser, Value
 from spaces.plan import Plan
+from spaces.ranges import Choice
 from spaces.shape import Shape
 from spaces.space import Space
+from spaces.strategy import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,32 @@ def restrict(space: Space, feasible: Callable[[Shape], bool]) -> Space:
     """``space`` without the sizes that are not feasible, and without strategies that could end in such a shape."""
     layers = tuple(k for k in space.student_layers if feasible(space.shape(k)))
     left = replace(space, student_layers=layers)
+    for name in space.strategies:
+        left = _narrow(left, CATALOGUE[name], feasible)
     names = [name for name in space.strategies if _stays(CATALOGUE[name].ends_in(left), feasible)]
     return replace(left, strategies=tuple(names))
+
+
+def _narrow(space: Space, strategy: Strategy, feasible: Callable[[Shape], bool]) -> Space:
+    """``space`` without options of ``strategy`` by which it could end in a shape that is not feasible.
+
+    One option after another goes, each time the one without which most of the shapes are feasible.
+    """
+
+    def share(of: Space) -> float:
+        ends = strategy.ends_in(of)
+        return sum(map(feasible, ends)) / len(ends) if ends else 0.0
+
+    fewer = max(_with_fewer_options(space, strategy), key=share, default=space)
+    return _narrow(fewer, strategy, feasible) if share(space) < share(fewer) else space
+
+
+def _with_fewer_options(space: Space, strategy: Strategy) -> Iterator[Space]:
+    for choice in strategy.parameters:
+        if isinstance(choice, Choice) and len(options := space.options(choice)) > 1:
+            for out in options:
+                fewer = replace(choice, options=tuple(option for option in options if option != out))
+                yield replace(space, narrowed={**space.narrowed, choice.name: fewer})
 
 
 def _stays(ends: tuple[Shape, ...], feasible: Callable[[Shape], bool]) -> bool:

@@ -1,10 +1,26 @@
 """The shape of a model: what its serving cost depends on beside precision and target, and never its weights."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from spaces.canonical import Frozen
+from spaces.canonical import LATER, Frozen
+
+Placement = Literal["pfeiffer", "houlsby"]
+
+
+class Adapters(Frozen):
+    """Bottleneck adapters in every layer, part of the deployed graph."""
+
+    placement: Placement
+    """``pfeiffer``: behind the feed-forward block; ``houlsby``: behind attention as well."""
+    reduction: int = Field(ge=1)
+    """Hidden size over the bottleneck's."""
+
+    def say(self) -> str:
+        """In a word that may be part of a file's name."""
+        return f"{self.placement}-{self.reduction}"
 
 
 class Shape(Frozen):
@@ -14,3 +30,14 @@ class Shape(Frozen):
     """Fingerprint of the base model."""
     num_layers: Annotated[int | None, Field(ge=1)] = None
     """Layers that are left; None: the base's own number."""
+    adapters: Annotated[Adapters | None, LATER] = None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> "Shape":
+        """The shape that a row of a cost table is about; an older table lacks the columns of later fields."""
+        return cls(**{name: row[name] for name in cls.model_fields if name in row})
+
+    @property
+    def additions(self) -> tuple[str, ...]:
+        """What was put into the layers that are left, a word each."""
+        return (self.adapters.say(),) if self.adapters else ()

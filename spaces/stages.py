@@ -7,7 +7,7 @@ in ``spaces.methods``, each with the strategies that are built from it.
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from spaces.canonical import Frozen
 from spaces.shape import Shape
@@ -55,7 +55,7 @@ class Stage(Frozen):
         return ()
 
     def reshape(self, shape: Shape) -> Shape:
-        """The shape of the model after the stage."""
+        """The shape of the model after the stage. Raises ``ValueError`` where the stage cannot follow."""
         return shape
 
     def say(self) -> str:
@@ -96,6 +96,12 @@ class Chain(Frozen):
     base: str = Field(min_length=1)
     """Fingerprint of the base model's content (``trainers.models.inspect_model``)."""
     stages: tuple[AnyStage, ...] = ()
+
+    @model_validator(mode="after")
+    def _follow(self) -> "Chain":
+        # Asked for what it raises: a stage that cannot follow those before it.
+        _ = self.shape
+        return self
 
     @property
     def shape(self) -> Shape:

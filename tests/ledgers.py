@@ -262,7 +262,7 @@ def _ruled_out(settings: RunSettings) -> list[Record]:
             strategy="",
             plan="",
             fingerprint="",
-            params={"num_layers": BASE_LAYERS},
+            params={"size": f"{BASE_LAYERS} layers"},
             precision="fp32",
             target=target,
             estimated=target != "cpu",

@@ -9,7 +9,7 @@ import torch
 from tiny_models import tiny_causal, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from spaces.shape import Shape
+from spaces.shape import Adapters, Shape
 from spaces.targets import TARGETS, Precision
 from trainers import onnx_graph
 from trainers.causal_models import load_causal
@@ -143,7 +143,9 @@ def test_a_probe_measures_the_deployed_graph(context: Context) -> None:
 
 def test_the_table_there_and_back(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
-    rows = [row(), row("int8", num_layers=3), estimate(row(), FACTS, TARGETS["phone"])]
+    adapted = Shape(base="base", num_layers=2, adapters=Adapters(placement="houlsby", reduction=4))
+    with_adapters = dataclasses.replace(row(), shape=adapted)
+    rows = [row(), row("int8", num_layers=3), with_adapters, estimate(row(), FACTS, TARGETS["phone"])]
     write_cost_table(rows, storage, "cost_table.parquet")
     assert read_cost_table(storage, "cost_table.parquet") == rows
     with pytest.raises(FileNotFoundError):

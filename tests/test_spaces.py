@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from spaces.canonical import LATER, Frozen, canonical_json, file_fingerprint, fingerprint
+from spaces.methods.adapter import AdapterTuning
 from spaces.methods.cut import SelectLayers, spread
 from spaces.methods.distill import Distill
 from spaces.methods.distill_feature import DistillFeature
@@ -20,13 +21,14 @@ from spaces.methods.features import Feature
 from spaces.methods.finetune import Finetune, Lora
 from spaces.objectives import OBJECTIVES, parse_constraint
 from spaces.plan import Plan
-from spaces.shape import Shape
+from spaces.shape import Adapters, Shape
 from spaces.stages import Chain, Optimisation
 
 _BASE, _DATA = "b" * 64, "d" * 64
 _OPTIMISATION = Optimisation(learning_rate=1e-4, epochs=3)
 _FULL = Finetune(optimisation=_OPTIMISATION)
 _LORA = Finetune(optimisation=_OPTIMISATION, lora=Lora(rank=8, alpha=16))
+_ADAPTER = AdapterTuning(optimisation=_OPTIMISATION, adapters=Adapters(placement="houlsby", reduction=16))
 _CUT = SelectLayers(layers=(0, 5))
 _TEACHER = Chain(base=_BASE, stages=(_FULL,))
 
@@ -53,6 +55,7 @@ _GOLDEN = {
     "lora": (_plan(_LORA), "6304bd5e27cb66bb1daed220937f2654c2f7614d14c17554cef9f22792b74112"),
     "cut": (_plan(_CUT, _FULL, seed=7), "1318ec17dccf08c11582d0147250fdb11754108a78ea4963d178c9389e088ffd"),
     "taught": (_plan(_FULL, _CUT, _distill()), "f61fe6f050def149f12fc076e6d8a8269e6d8be57786cf7371b4bd26cbf290c4"),
+    "adapter": (_plan(_ADAPTER), "24af9b30db5363f3c92af2e78962493d5bb2bfec321daf54e2f464453cad468e"),
 }
 
 

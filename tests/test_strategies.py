@@ -131,6 +131,7 @@ def test_every_parameter_of_a_strategy_can_be_asked_for(name):
 _CHAINS = {
     "full": ["finetune"],
     "lora": ["finetune"],
+    "adapter": ["adapter"],
     "small_finetune": ["select_layers", "finetune"],
     "distill_soft": ["select_layers", "distill"],
     "finetune_then_distill": ["finetune", "select_layers", "distill"],

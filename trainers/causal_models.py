@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainers.model_files import ModelError
-from trainers.models import DECODERS, ModelInfo, inspect_model, quiet_transformers, read_tokenizer, set_dropout
+from trainers.models import (
+    DECODERS,
+    ModelInfo,
+    complete,
+    inspect_model,
+    quiet_transformers,
+    read_tokenizer,
+    set_dropout,
+    variant_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -66,16 +75,18 @@ def load_causal(folder: Path, *, dropout: float = 0.0) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForCausalLM
 
+    config = causal_config(folder, dropout=dropout)
     with quiet_transformers():
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
-            config=causal_config(folder, dropout=dropout),
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **variant_of(config),
         )
     if lost := sorted(loading["missing_keys"]):
         raise ModelError(f"{folder}: {len(lost)} tensors of the model are not in the weights, such as {lost[0]}")
-    return model.eval()
+    return complete(model, folder).eval()

@@ -21,6 +21,11 @@ from trainers.roofline import GraphFacts, energy_j, least_ms
 from trainers.storage import Storage
 
 MEASURED = "cpu"
+_SHAPE_COLUMNS = [
+    ("base", pa.string()),
+    ("num_layers", pa.int64()),
+    ("adapters", pa.struct([("placement", pa.string()), ("reduction", pa.int64())])),
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +123,7 @@ def cost_table(
 
 
 def write_cost_table(rows: Sequence[CostRow], storage: Storage, name: str) -> None:
-    """Write the rows as the Parquet file ``name``, the shape as the columns ``base`` and ``num_layers``."""
+    """Write the rows as the Parquet file ``name``, a column for each field of the shape."""
     table = pa.Table.from_pylist([_flat(row) for row in rows], schema=_schema())
     sink = io.BytesIO()
     pq.write_table(table, sink)
@@ -128,7 +133,10 @@ def write_cost_table(rows: Sequence[CostRow], storage: Storage, name: str) -> No
 def read_cost_table(storage: Storage, name: str) -> list[CostRow]:
     """The rows of ``write_cost_table``. Raises ``FileNotFoundError`` where there is no such file."""
     rows = pq.read_table(pa.BufferReader(storage.read(name))).to_pylist()
-    return [CostRow(shape=Shape(base=row.pop("base"), num_layers=row.pop("num_layers")), **row) for row in rows]
+    own = {field.name for field in dataclasses.fields(CostRow)}
+    return [
+        CostRow(shape=Shape.of_row(row), **{name: value for name, value in row.items() if name in own}) for row in rows
+    ]
 
 
 def _row_for(row: CostRow, target: Target) -> CostRow:
@@ -158,7 +166,7 @@ def _with_one_reference(rows: Sequence[CostRow]) -> list[CostRow]:
 
 def _flat(row: CostRow) -> dict[str, Any]:
     fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "shape"}
-    return {"base": row.shape.base, "num_layers": row.shape.num_layers} | fields
+    return row.shape.model_dump() | fields
 
 
 def _schema() -> pa.Schema:
@@ -172,4 +180,4 @@ def _schema() -> pa.Schema:
     }
     names = [field.name for field in dataclasses.fields(CostRow) if field.name != "shape"]
     columns = [(name, special.get(name, pa.float64())) for name in names]
-    return pa.schema([("base", pa.string()), ("num_layers", pa.int64()), *columns])
+    return pa.schema([*_SHAPE_COLUMNS, *columns])

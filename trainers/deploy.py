@@ -22,7 +22,7 @@ from spaces.targets import Precision
 from trainers import onnx_graph
 from trainers.artifacts import Artifact
 from trainers.context import Context
-from trainers.models import classifier_config, cut_config, load_classifier, new_classifier
+from trainers.models import ADAPTERS, classifier_config, cut_config, load_classifier, new_classifier
 from trainers.onnx_graph import Sources, Weights
 
 if TYPE_CHECKING:
@@ -120,9 +120,11 @@ def _misfit(export: Artifact, model: Artifact, weights: Weights, context: Contex
 
 def _shape_config(shape: Shape, context: Context) -> "PretrainedConfig":
     config = classifier_config(context.base_folder(shape.base), context.labels)
-    if shape.num_layers is None:
-        return config
-    return cut_config(config, spread(config.num_hidden_layers, shape.num_layers))
+    if shape.num_layers is not None:
+        config = cut_config(config, spread(config.num_hidden_layers, shape.num_layers))
+    if shape.adapters is not None:
+        setattr(config, ADAPTERS, shape.adapters.model_dump())
+    return config
 
 
 def _export(config: "PretrainedConfig", path: Path) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def add_adapters(model: Any, lora: Lora) -> Any:
         use_rslora=lora.rank_stabilised,
         use_dora=lora.decomposed,
     )
-    own = _new_parts(model)
+    own = new_parts(model)
     with warnings.catch_warnings():
         # PEFT still asks transformers for a property by its old name.
         warnings.simplefilter("ignore", FutureWarning)
@@ -72,7 +72,8 @@ def adapted_modules(model: Any, target: LoraTarget) -> list[str]:
     ]
 
 
-def _new_parts(model: Any) -> list[nn.Parameter]:
+def new_parts(model: Any) -> list[nn.Parameter]:
+    """What is trained in full beside adapters: a classifier's head and, if it has one, its pooler."""
     if model.get_output_embeddings() is not None:
         # A language model's head is as old as its layers.
         return []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from spaces.canonical import fingerprint
 from spaces.methods.cut import SelectLayers
+from spaces.shape import Adapters
 from trainers.model_files import (
     TOKENIZER_FILES,
     VOCABULARY_FILES,
@@ -26,6 +27,8 @@ from trainers.model_files import (
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+ADAPTERS = "distune_adapters"
+"""Field of a config: which adapters (``spaces.shape.Adapters``) are in the layers; transformers itself knows none."""
 _PER_LAYER = ("layer_types", "no_rope_layers")
 """Fields of a config that hold one value for each layer."""
 
@@ -38,6 +41,10 @@ class Family:
     """Where the list of transformer layers is, from the model without its head."""
     padded_positions: bool = False
     """Whether positions are counted from ``pad_token_id + 1``, so that as many embeddings are never used."""
+    attention_output: str = "attention.output.dense"
+    """From a layer, the linear map that attention ends in, before the skip connection is added."""
+    ffn_output: str = "output.dense"
+    """The same of the feed-forward block."""
 
 
 ENCODERS: dict[str, Family] = {
@@ -45,33 +52,41 @@ ENCODERS: dict[str, Family] = {
     "camembert": Family("encoder.layer", padded_positions=True),
     "deberta": Family("encoder.layer"),
     "deberta-v2": Family("encoder.layer"),
-    "distilbert": Family("transformer.layer"),
+    "distilbert": Family("transformer.layer", attention_output="attention.out_lin", ffn_output="ffn.lin2"),
     "electra": Family("encoder.layer"),
     "ernie": Family("encoder.layer"),
     "megatron-bert": Family("encoder.layer"),
-    "modernbert": Family("layers"),
-    "mpnet": Family("encoder.layer", padded_positions=True),
+    "modernbert": Family("layers", attention_output="attn.Wo", ffn_output="mlp.Wo"),
+    "mpnet": Family("encoder.layer", padded_positions=True, attention_output="attention.attn.o"),
     "roberta": Family("encoder.layer", padded_positions=True),
     "xlm-roberta": Family("encoder.layer", padded_positions=True),
 }
+
+
+def _decoder(
+    layers: str = "layers", *, attention_output: str = "self_attn.o_proj", ffn_output: str = "mlp.down_proj"
+) -> Family:
+    return Family(layers, attention_output=attention_output, ffn_output=ffn_output)
+
+
 DECODERS: dict[str, Family] = {
-    "gemma": Family("layers"),
-    "gemma2": Family("layers"),
-    "gemma3_text": Family("layers"),
-    "gpt2": Family("h"),
-    "gpt_neox": Family("layers"),
-    "granite": Family("layers"),
-    "llama": Family("layers"),
-    "mistral": Family("layers"),
-    "olmo2": Family("layers"),
-    "opt": Family("decoder.layers"),
-    "phi": Family("layers"),
-    "phi3": Family("layers"),
-    "qwen2": Family("layers"),
-    "qwen3": Family("layers"),
-    "smollm3": Family("layers"),
-    "stablelm": Family("layers"),
-    "starcoder2": Family("layers"),
+    "gemma": _decoder(),
+    "gemma2": _decoder(),
+    "gemma3_text": _decoder(),
+    "gpt2": _decoder("h", attention_output="attn.c_proj", ffn_output="mlp.c_proj"),
+    "gpt_neox": _decoder(attention_output="attention.dense", ffn_output="mlp.dense_4h_to_h"),
+    "granite": _decoder(),
+    "llama": _decoder(),
+    "mistral": _decoder(),
+    "olmo2": _decoder(),
+    "opt": _decoder("decoder.layers", attention_output="self_attn.out_proj", ffn_output="fc2"),
+    "phi": _decoder(attention_output="self_attn.dense", ffn_output="mlp.fc2"),
+    "phi3": _decoder(),
+    "qwen2": _decoder(),
+    "qwen3": _decoder(),
+    "smollm3": _decoder(),
+    "stablelm": _decoder(),
+    "starcoder2": _decoder(ffn_output="mlp.c_proj"),
 }
 FAMILIES = ENCODERS | DECODERS
 
@@ -150,27 +165,29 @@ def load_classifier(folder: Path, *, labels: Sequence[str], dropout: float = 0.0
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    config = classifier_config(folder, labels, dropout=dropout)
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             folder,
-            config=classifier_config(folder, labels, dropout=dropout),
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **variant_of(config),
         )
     _check_loaded(folder, model, loading)
-    return model.eval()
+    return complete(model, folder).eval()
 
 
 def new_classifier(config: "PretrainedConfig") -> "PreTrainedModel":
     """A classifier of this config with weights drawn from torch's generator, in evaluation mode."""
     from transformers import AutoModelForSequenceClassification
 
-    return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False).eval()
+    return complete(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)).eval()
 
 
 def cut_config(config: "PretrainedConfig", layers: Sequence[int]) -> "PretrainedConfig":
@@ -195,7 +212,7 @@ def select_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTraine
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        student = type(model)._from_config(cut_config(model.config, layers)).eval()
+        student = complete(type(model)._from_config(cut_config(model.config, layers))).eval()
     problems = student.load_state_dict(_kept_weights(model, layers), strict=False)
     if differing := [*problems.missing_keys, *problems.unexpected_keys]:
         raise ModelError(
@@ -211,7 +228,10 @@ def cut(model: "PreTrainedModel", stage: SelectLayers) -> "PreTrainedModel":
 
 
 def save_model(model: "PreTrainedModel", folder: Path) -> None:
-    """Write ``model.safetensors`` and ``config.json`` to ``folder``, readable like any file there.
+    """Write weights, as safetensors, and ``config.json`` to ``folder``, readable like any file there.
+
+    Weights are called ``model.safetensors``, or ``model.adapted.safetensors`` where transformers alone cannot build
+    the model: it then finds none, in the place of loading half of them.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written.
@@ -220,11 +240,31 @@ def save_model(model: "PreTrainedModel", folder: Path) -> None:
 
     try:
         with quiet_transformers():
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, **variant_of(model.config))
     except SafetensorError as error:
         raise OSError(f"{folder}: weights cannot be written: {error}") from error
     for weights in folder.glob(WEIGHTS):
         weights.chmod((folder / "config.json").stat().st_mode)
+
+
+def complete(model: "PreTrainedModel", folder: Path | None = None) -> "PreTrainedModel":
+    """``model`` with the adapters that its config names, put in now; their weights are new, or those in ``folder``.
+
+    To be called wherever transformers has built a model from a config.
+    """
+    if (settings := getattr(model.config, ADAPTERS, None)) is None:
+        return model
+    from trainers.bottleneck import insert, read_adapters
+
+    insert(model, Adapters(**settings), FAMILIES[model.config.model_type])
+    if folder is not None:
+        read_adapters(model, folder)
+    return model
+
+
+def variant_of(config: "PretrainedConfig") -> dict[str, str]:
+    """What transformers is to be told where it reads or writes the weights of a model of this config."""
+    return {"variant": "adapted"} if getattr(config, ADAPTERS, None) else {}
 
 
 @contextlib.contextmanager

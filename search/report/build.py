@@ -7,9 +7,9 @@ from typing import Any
 
 from search.records import Record
 from search.report.importance import Importance, importance
-from search.run import Confirmed, Run, num_layers
+from search.run import Confirmed, Run, shape_of
 from search.select import Choice, NoChoice
-from search.words import say_layers, say_plan
+from search.words import say_plan, say_shape
 from spaces.plan import Plan
 from spaces.targets import TARGETS
 
@@ -24,7 +24,7 @@ class Point:
     plan: str
     """In words."""
     size: str
-    """In layers."""
+    """In layers, and what was added to them."""
     on_front: bool
     chosen: bool
     feasible: bool
@@ -181,7 +181,7 @@ def _point(run: Run, record: Record, on_front: set[str], choice: Choice | None) 
     return Point(
         record=record,
         plan=say_plan(Plan.model_validate_json(record.plan)),
-        size=say_layers(num_layers(record)),
+        size=say_shape(shape_of(record)),
         on_front=record.record_id in on_front,
         chosen=choice is not None and choice.record.record_id == record.record_id,
         feasible=run.goals.feasible(record, baseline=run.baseline_quality),
@@ -218,8 +218,7 @@ def _ended(record: Record) -> Ended:
 
 
 def _what(record: Record) -> str:
-    layers = num_layers(record) if record.plan else record.params.get("num_layers")
-    words = [record.strategy, say_layers(layers) if record.plan or layers else ""]
+    words = [record.strategy, say_shape(shape_of(record)) if record.plan else str(record.params.get("size", ""))]
     if record.status == "infeasible":
         words += [record.precision, f"on {record.target}"]
     return ", ".join(word for word in words if word)

@@ -7,8 +7,9 @@ from typing import Any
 from search.report.build import BestAtSize, Ended, Point, Report, TargetView
 from search.report.figures import main_precision, x_axis
 from search.report.pieces import identity, named, number, plot, section, short, table, variant
-from search.words import say, say_duration, say_interval, say_layers, say_list, say_name
+from search.words import say, say_duration, say_interval, say_layers, say_list, say_name, say_shape
 from spaces.objectives import OBJECTIVES
+from spaces.shape import Shape
 
 _COSTS = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j")
 _STATUS = {"infeasible": "ruled out"}
@@ -154,7 +155,7 @@ def _costs(report: Report) -> str:
         return ""
     shown = [name for name in _COSTS if any(row.get(name) is not None for row in report.costs)]
     rows = [
-        [short(say_layers(row["num_layers"])), short(str(row.get("precision", ""))), _cost_target(row)]
+        [short(say_shape(Shape.of_row(row))), short(str(row.get("precision", ""))), _cost_target(row)]
         + [number(say(name, row.get(name))) for name in shown]
         for row in report.costs
     ]

@@ -39,7 +39,7 @@ def _row(point: Point, costs: list[str], report: Report) -> list[Text]:
         "▸" if point.chosen else "",
         record.trial_id,
         record.strategy,
-        point.size.removesuffix(" layers").removesuffix(" layer"),
+        point.size.replace(" layers", "").replace(" layer", ""),
         record.precision,
         say(metric, record.quality),
         say(metric, point.test.value) if point.test else "–",

@@ -9,6 +9,7 @@ from spaces.choosers import Chooser
 from spaces.methods.cut import cut
 from spaces.plan import Plan
 from spaces.ranges import Choice, Range
+from spaces.shape import Shape
 from spaces.space import Space
 from spaces.stages import Stage, Training
 from spaces.strategy import Strategy
@@ -42,6 +43,15 @@ class Finetune(Training):
 
     kind: Literal["finetune"] = "finetune"
     lora: Lora | None = None
+
+    def reshape(self, shape: Shape) -> Shape:
+        if self.lora and shape.additions:
+            # Merged into a layer, an update would pass through the adapter behind it; in training it did not.
+            raise ValueError(
+                f"{self.lora.say()} cannot be merged into a model with {' and '.join(shape.additions)}; "
+                "fine-tune all its weights, or begin at a model without"
+            )
+        return shape
 
     def say(self) -> str:
         how = f"{self.lora.say()}, " if self.lora else ""

@@ -1,0 +1,89 @@
+"""Bottleneck adapters as modules in a model of any family, and their weights in its folder.
+
+An adapter belongs to the linear map that its sub-layer ends in, and changes what that gives before the skip connection
+is added. All other weights keep their names and values.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spaces.shape import Adapters
+from trainers.model_files import WEIGHTS, ModelError
+
+if TYPE_CHECKING:
+    from trainers.models import Family
+
+_NAME = "adapter"
+"""Of an adapter, as a child of its linear map: ``….output.dense.adapter.down.weight``."""
+
+
+class Bottleneck(nn.Module):
+    """h + U relu(D h + d) + u for outputs h of a sub-layer; U and u are zero at first, so that it changes nothing.
+
+    [Houlsby2019] § 2.1, with the ReLU of [Pfeiffer2021]. D begins as [He2015] has it for layers before a ReLU.
+    """
+
+    def __init__(self, size: int, bottleneck: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(size, bottleneck)
+        self.up = nn.Linear(bottleneck, size)
+        nn.init.kaiming_uniform_(self.down.weight, nonlinearity="relu")
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, output_BLH: Tensor) -> Tensor:
+        """What goes on to the skip connection; the shape stays."""
+        return output_BLH + self.up(functional.relu(self.down(output_BLH)))
+
+
+def insert(model: Any, adapters: Adapters, family: "Family") -> None:
+    """Put new adapters into every layer of ``model``; those from torch's generator, and nothing else, are random.
+
+    Raises:
+        ModelError: the model has adapters already.
+    """
+    size = model.config.hidden_size
+    for place in _places(model, adapters, family):
+        if hasattr(place, _NAME):
+            raise ModelError("the model has adapters already; fine-tune it in full, or begin at its own base")
+        place.add_module(_NAME, Bottleneck(size, max(1, size // adapters.reduction)).to(place.weight.device))
+        place.register_forward_hook(_adapt)
+
+
+def adapter_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """All weights of the adapters in ``model``."""
+    return (parameter for name, parameter in model.named_parameters() if f".{_NAME}." in name)
+
+
+def read_adapters(model: nn.Module, folder: Path) -> None:
+    """Fill the adapters in ``model`` with the weights in ``folder``.
+
+    Raises:
+        ModelError: some are missing.
+    """
+    from safetensors import safe_open
+
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob(WEIGHTS)):
+        with safe_open(path, framework="pt") as tensors:
+            found |= {name: tensors.get_tensor(name) for name in tensors.keys() if f".{_NAME}." in name}  # noqa: SIM118
+    lost = {name for name, _ in model.named_parameters() if f".{_NAME}." in name} - found.keys()
+    if lost:
+        raise ModelError(f"{folder}: {len(lost)} tensors of the adapters are not in the weights, such as {min(lost)}")
+    model.load_state_dict(found, strict=False)
+
+
+def _places(model: Any, adapters: Adapters, family: "Family") -> Iterator[Any]:
+    """The linear maps that sub-layers end in, in the model's order."""
+    names = [family.ffn_output] if adapters.placement == "pfeiffer" else [family.attention_output, family.ffn_output]
+    for layer in model.base_model.get_submodule(family.layers):
+        yield from (layer.get_submodule(name) for name in names)
+
+
+def _adapt(linear: Any, _inputs: Any, output: Tensor) -> Tensor:
+    adapted: Tensor = linear.adapter(output)
+    return adapted
