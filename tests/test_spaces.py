@@ -17,8 +17,10 @@ from spaces.methods.adapter import AdapterTuning
 from spaces.methods.cut import SelectLayers, spread
 from spaces.methods.distill import Distill
 from spaces.methods.distill_feature import DistillFeature
+from spaces.methods.experts import DistillExperts, Expert, Gate, Part
 from spaces.methods.features import Feature
 from spaces.methods.finetune import Finetune, Lora
+from spaces.methods.meta import MetaDistill
 from spaces.objectives import OBJECTIVES, parse_constraint
 from spaces.plan import Plan
 from spaces.shape import Adapters, Shape
@@ -42,6 +44,27 @@ def _aligned(kind, **settings):
     return DistillFeature(optimisation=_OPTIMISATION, teacher=_TEACHER, feature=Feature(kind=kind, **settings))
 
 
+_PARTS = [Part(split="cluster", index=index, num_parts=2) for index in range(2)]
+_EXPERTS = tuple(
+    Chain(base=_BASE, stages=(Expert(optimisation=_OPTIMISATION, lora=Lora(rank=8, alpha=16), part=part),))
+    for part in _PARTS
+)
+_MET = MetaDistill(
+    optimisation=_OPTIMISATION,
+    teacher=_TEACHER,
+    teacher_learning_rate=1e-5,
+    quiz_share=0.1,
+    temperature=2.0,
+    alpha=0.5,
+)
+
+
+def _mixed(**changes):
+    gate = Gate(optimisation=_OPTIMISATION, experts=_EXPERTS, temperature=2.0, balance=0.1)
+    settings = {"weights": "gate", "gate": Chain(base=_BASE, stages=(gate,)), "experts": _EXPERTS, **changes}
+    return DistillExperts(optimisation=_OPTIMISATION, temperature=2.0, alpha=0.5, alpha_end=0.5, **settings)
+
+
 def _plan(*stages, **changes):
     return Plan(**{"base": _BASE, "data": _DATA, "stages": stages, **changes})
 
@@ -54,6 +77,8 @@ _GOLDEN = {
     "full": (_plan(_FULL), "01aba567db1dfe4f5e18029acfc8e7af124de2054e54403df969cc024ebc538b"),
     "lora": (_plan(_LORA), "6304bd5e27cb66bb1daed220937f2654c2f7614d14c17554cef9f22792b74112"),
     "cut": (_plan(_CUT, _FULL, seed=7), "1318ec17dccf08c11582d0147250fdb11754108a78ea4963d178c9389e088ffd"),
+    "mixed": (_plan(_CUT, _mixed()), "e7eaebc653bc1abbc2761d9e077451e36582858ecc289e9f4677d8eac4c84444"),
+    "met": (_plan(_CUT, _MET), "f6ea95b9044c1c551864ee807f1869e970e7888c08c9785412d135a1ba77a144"),
     "taught": (_plan(_FULL, _CUT, _distill()), "f61fe6f050def149f12fc076e6d8a8269e6d8be57786cf7371b4bd26cbf290c4"),
     "adapter": (_plan(_ADAPTER), "24af9b30db5363f3c92af2e78962493d5bb2bfec321daf54e2f464453cad468e"),
 }
@@ -115,6 +140,28 @@ def test_an_unknown_type_is_refused_by_place(value):
 def test_a_key_that_is_no_text_is_refused():
     with pytest.raises(TypeError, match=r"value: key 1 is int; keys must be strings"):
         fingerprint({1: 2})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"gate": None}, "a gate must be there where it gives the weights"),
+        ({"weights": "uniform"}, "and only there, but got uniform"),
+        ({"experts": (_EXPERTS[0], Chain(base="c" * 64, stages=_EXPERTS[1].stages))}, "must share one base"),
+    ],
+)
+def test_a_mixture_has_the_gate_it_needs_and_experts_of_one_base(changes, says):
+    with pytest.raises(ValidationError, match=says):
+        _mixed(**changes)
+
+
+def test_experts_come_before_their_gate_and_both_before_the_student():
+    plan = _plan(_CUT, _mixed(), seed=5)
+    parts = list(dict.fromkeys(plan.trained_prefixes()))
+    assert [part.stages[-1].kind for part in parts] == ["expert", "expert", "gate", "distill_experts"]
+    assert {part.seed for part in parts} == {5} and parts[-1] == plan
+    other = list(_plan(_CUT, _mixed(weights="uniform", gate=None), seed=5).trained_prefixes())
+    assert other[:2] == parts[:2] and len(other) == 3
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
