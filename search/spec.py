@@ -103,7 +103,7 @@ class Spec(Section):
     @property
     def left_out(self) -> Mapping[str, str]:
         """What `all` does not stand for here, and why."""
-        return _misfits(tuple(CATALOGUE), self.task.model_dump()) if "all" in self.search.strategies else {}
+        return _misfits(tuple(CATALOGUE), self.model_dump(mode="json")) if "all" in self.search.strategies else {}
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
@@ -233,7 +233,7 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
         found += _wrong_objectives(_texts(search.get("objectives")), metric)
         found += _wrong_constraints(_texts(search.get("constraints")), metric)
     named = [name for name in _texts(search.get("strategies")) if name in CATALOGUE]
-    for name, reason in _misfits(named, task).items():
+    for name, reason in _misfits(named, raw).items():
         found.append((("search", "strategies"), f"{name} {reason}; leave {name} out, or write all"))
     space = _section(search, "space")
     if _texts(space.get("expert_split")) == ["domain"] and not task.get("domain"):
@@ -258,9 +258,11 @@ def _nothing_to_forget(task: Mapping[str, Any], search: Mapping[str, Any]) -> It
             yield ("search", "constraints"), problem.format(repr(constraint.text))
 
 
-def _misfits(names: Sequence[str], task: Mapping[str, Any]) -> dict[str, str]:
+def _misfits(names: Sequence[str], raw: Mapping[str, Any]) -> dict[str, str]:
     """Which of the strategies cannot serve the task, and why."""
+    task, space = _section(raw, "task"), _section(_section(raw, "search"), "space")
     has = {need for need, key in _NEEDS.items() if task.get(key) is not None}
+    has |= set(_texts(space.get("quantization")) or PRECISIONS)
     kind = str(task.get("kind", "classification"))
     reasons = {name: CATALOGUE[name].misfit(kind=kind, has=has) for name in names}
     return {name: reason for name, reason in reasons.items() if reason is not None}

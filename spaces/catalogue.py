@@ -2,7 +2,17 @@
 
 from collections.abc import Mapping
 
-from spaces.methods import adapter, distill, distill_feature, distill_reverse_kl, experts, finetune, meta, pseudo_label
+from spaces.methods import (
+    adapter,
+    distill,
+    distill_feature,
+    distill_reverse_kl,
+    experts,
+    finetune,
+    meta,
+    pseudo_label,
+    quantized_distill,
+)
 from spaces.ranges import Parameter
 from spaces.strategy import Strategy
 
@@ -20,6 +30,7 @@ _STRATEGIES = (
     distill_reverse_kl.DISTILL_REVERSE_KL,
     pseudo_label.PSEUDO_LABEL,
     meta.META_DISTILL,
+    quantized_distill.QUANTIZED_DISTILL,
 )
 
 CATALOGUE: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}

@@ -12,11 +12,15 @@ from spaces.stages import Stage
 
 Build = Callable[[Space, Chooser], tuple[Stage, ...]]
 TaskKind = Literal["classification", "generation"]
-Need = Literal["teacher", "same_tokens", "unlabeled", "rationales"]
+Need = Literal["teacher", "same_tokens", "unlabeled", "rationales", "int8"]
 """What a strategy needs beside labelled rows. A teacher is trained on them where the spec names none; that it reads the
 same tokens as the student is known when the rows are tokenised."""
 
-_ABSENT = {"unlabeled": "task.unlabeled names no rows", "rationales": "task.rationale names no column"}
+_ABSENT = {
+    "unlabeled": "task.unlabeled names no rows",
+    "rationales": "task.rationale names no column",
+    "int8": "search.space.quantization leaves int8 out",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ class Strategy:
             "same_tokens": "one tokenizer for it and the student",
             "unlabeled": "unlabeled texts",
             "rationales": "rationales",
+            "int8": "int8 among the precisions",
         }
         return " and ".join(words[need] for need in self.needs)
 

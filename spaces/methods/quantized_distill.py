@@ -1,0 +1,71 @@
+"""Quantised distillation: a trained student learns to answer like its teacher while computing in int8."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from spaces.choosers import Chooser
+from spaces.methods.cut import cut
+from spaces.methods.distill import ALPHA, TEMPERATURE, Distill
+from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
+from spaces.methods.teachers import expert, student_start
+from spaces.ranges import Range
+from spaces.space import Space
+from spaces.stages import Chain, Stage, Training
+from spaces.strategy import Strategy
+
+
+class QuantizedDistill(Training):
+    """Train with the arithmetic of int8 serving on T² KL(teacher ‖ student); the teacher computes in full precision.
+
+    [Liu2023], [NVIDIA2025]: full precision first, then the divergence alone at a small rate.
+    Differs from the papers: the quantiser is that of ONNX Runtime's dynamic int8, since that is what is deployed.
+    """
+
+    carried_out_by = "trainers.quantized_distill:quantized_distill"
+
+    kind: Literal["quantized_distill"] = "quantized_distill"
+    teacher: Chain
+    """The full-precision model whose outputs teach."""
+    temperature: float = Field(gt=0)
+
+    @property
+    def teachers(self) -> tuple[Chain, ...]:
+        return (self.teacher,)
+
+    def say(self) -> str:
+        loss = f"temperature {self.temperature:.3g}"
+        return f"distil in int8 from {self.teacher.say_teacher()} ({loss}, {self.optimisation.say()})"
+
+
+QUANTIZED_LEARNING_RATE = Range(
+    "quantized_learning_rate", 5e-6, 1e-4, 3e-5, log=True, summary="the distillation in int8"
+)
+QUANTIZED_EPOCHS = Range("quantized_epochs", 1, 3, 1, "integer", summary="of the distillation in int8")
+
+
+def _quantized_distill(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
+    teacher, begin = expert(space, chooser), cut(space, chooser)
+    alpha, temperature = space.real(chooser, ALPHA), space.real(chooser, TEMPERATURE)
+    full = Distill(
+        optimisation=space.optimisation(chooser, STUDENT_LEARNING_RATE, EPOCHS),
+        teacher=teacher,
+        temperature=temperature,
+        alpha=alpha,
+        alpha_end=alpha,
+    )
+    quantized = QuantizedDistill(
+        optimisation=space.optimisation(chooser, QUANTIZED_LEARNING_RATE, QUANTIZED_EPOCHS),
+        teacher=teacher,
+        temperature=temperature,
+    )
+    return (*student_start(space, teacher), *begin, full, quantized)
+
+
+QUANTIZED_DISTILL = Strategy(
+    name="quantized_distill",
+    summary="as finetune_then_distill, then once more with the arithmetic of int8 serving",
+    build=_quantized_distill,
+    parameters=(ALPHA, TEMPERATURE, STUDENT_LEARNING_RATE, EPOCHS, QUANTIZED_LEARNING_RATE, QUANTIZED_EPOCHS),
+    needs=("teacher", "int8"),
+)

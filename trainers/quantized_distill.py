@@ -1,0 +1,30 @@
+"""Training a student in the arithmetic in which it will be served."""
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from spaces.methods.quantized_distill import QuantizedDistill
+from trainers.batches import Batch
+from trainers.distill import against
+from trainers.fake_int8 import fake_int8
+from trainers.loop import Fitted, Job, fit
+from trainers.losses import IGNORED, forward_kl
+from trainers.teacher import teacher_outputs
+
+
+def quantized_distill(model: Any, job: Job) -> tuple[Any, Fitted]:
+    """Carry out a ``QuantizedDistill`` stage on the student ``model``. Its weights stay float32, to be quantised when
+    they are deployed; the quality that the stage reports is that in int8.
+    """
+    taught = teacher_outputs(job.plan.on_same_data(job.stage.teacher), job.context, ranks=job.ranks)
+    with fake_int8(model):
+        fitted = fit(model, against(taught.log_probs, partial(_soft, job.stage)), job)
+    return model, Fitted(fitted.seconds + taught.seconds, fitted.history)
+
+
+def _soft(stage: QuantizedDistill, student_PC: Tensor, teacher_PC: Tensor, batch: Batch, _share: float) -> Tensor:
+    valid = batch.labels_P != IGNORED
+    divergence = forward_kl(student_PC, teacher_PC, valid, temperature=stage.temperature, count=batch.count)
+    return stage.temperature**2 * divergence
