@@ -12,6 +12,7 @@ from spaces.stages import Stage, Training
 from trainers.artifacts import Artifact, ArtifactStore
 from trainers.checkpoints import Checkpoint
 from trainers.context import Context, Heartbeat, Report, Stopped, Suspended, unhurried
+from trainers.experts.tensors import NamedTensors
 from trainers.kinds import kind_of
 from trainers.loop import Fitted, Job, TrainingError
 from trainers.memory import peak_bytes, restart_peak
@@ -160,7 +161,10 @@ def _publish(model: Any, fitted: Fitted, job: Job) -> None:
         "notes": dict(fitted.notes),
     }
     with job.context.store.publish(job.plan.fingerprint, about) as folder:
-        save_model(model, folder)
+        if isinstance(model, NamedTensors):
+            model.save(folder)
+        else:
+            save_model(model, folder)
     Checkpoint(job.context, job.plan.fingerprint).remove()
 
 

@@ -44,7 +44,7 @@ def keep_domains(domains: Sequence[str], store: ArtifactStore) -> str:
     names, numbers = np.unique(np.asarray(domains, dtype=np.str_), return_inverse=True)
     name = fingerprint({"kind": "domains", "domains": list(domains), "version": _VERSION})
     with store.publish(name, {"kind": "domains", "names": names.tolist()}) as folder:
-        NamedTensors({"domains": torch.from_numpy(numbers)}).save_pretrained(folder)
+        NamedTensors({"domains": torch.from_numpy(numbers)}).save(folder)
     return name
 
 
@@ -118,7 +118,7 @@ def _kept(kind: str, identity: dict[str, Any], compute: Callable[[], Tensor], jo
 
 def _publish(name: str, kind: str, values: Tensor, job: Job) -> None:
     with job.context.store.publish(name, {"kind": kind}) as folder:
-        NamedTensors({kind: values}).save_pretrained(folder)
+        NamedTensors({kind: values}).save(folder)
 
 
 def _identity(job: Job) -> dict[str, Any]:

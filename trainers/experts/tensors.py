@@ -14,14 +14,14 @@ _FILE = "tensors.safetensors"
 
 @dataclass(frozen=True)
 class NamedTensors:
-    """Tensors by name; kept by a store as a model is."""
+    """Tensors by name, which a stage may return in the place of a model."""
 
     tensors: Mapping[str, Tensor]
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:
         """Write them to ``folder``."""
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        (Path(folder) / _FILE).write_bytes(save(content))
+        (folder / _FILE).write_bytes(save(content))
 
 
 def read_tensors(artifact: Artifact) -> dict[str, Tensor]:
