@@ -112,6 +112,38 @@ def export(
     print(f"{chosen.record_id} written to {export_record(loaded, chosen, to)}")
 
 
+@app.command(epilog="Example: distune ablate runs/docstrings --by strategy --batch-sizes 1,8,32")
+def ablate(
+    run: RunPath,
+    by: Annotated[
+        str,
+        typer.Option("--by", help="strategy, student_layers, precision, or a parameter: what the groups differ in."),
+    ] = "strategy",
+    batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="Rows that are answered at once.")] = "1,8,32",
+    where: Where = None,
+    target: Annotated[str | None, typer.Option("--target", help="A measured one; the first of them otherwise.")] = None,
+    json_: AsJson = False,
+) -> None:
+    """Measure the best variant of each group side by side, over batch sizes; into ablation.json and the report."""
+    from search.ablation import ablation_to_json, best_of_groups
+    from search.run import load_run
+
+    sizes, loaded = _batch_sizes(batch_sizes), load_run(run)
+    picked = best_of_groups(loaded, by=by, target=target, where=_parsed(where))
+    from search.side_by_side import measure
+
+    found = measure(loaded, picked, batch_sizes=sizes, say=lambda text: print(text, file=sys.stderr))
+    path = loaded.report()
+    if json_:
+        return _print(ablation_to_json(found, metric=loaded.metric), as_json=True)
+    from search.report.text import render_ablation
+
+    console = Console(highlight=False)
+    console.print(render_ablation(found, loaded.metric))
+    console.print(f"\nreport: {path}", soft_wrap=True)
+    return None
+
+
 @app.command()
 def strategies() -> None:
     """List the strategies: what each stands for, what it needs beside labelled rows, the parameters it opens."""
@@ -194,6 +226,13 @@ def _parsed(where: list[str] | None) -> list[str]:
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--where") from error
     return list(where or ())
+
+
+def _batch_sizes(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{text!r}; expected numbers from 1, such as 1,8,32", param_hint="--batch-sizes")
+    return sorted({int(part) for part in parts})
 
 
 def _wish(wish: str) -> Any:

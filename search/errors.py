@@ -19,6 +19,7 @@ _CODES = {
     "search.run.RunError": WRONG,
     "search.lock.Locked": WRONG,
     "search.cluster.NoRoom": WRONG,
+    "search.ablation.AblationError": WRONG,
     "search.export.ExportError": FAILED,
     "search.ledger.LedgerError": FAILED,
     "search.engine.SearchFailed": FAILED,

@@ -19,6 +19,7 @@ from search.run import Run
 from search.run_folder import context_of
 from search.words import say, say_interval, say_name, say_plan
 from spaces.plan import Plan
+from trainers.artifacts import Artifact
 from trainers.context import Context
 from trainers.kinds import kind_of, split_tokens
 
@@ -75,6 +76,21 @@ def export_record(run: Run, record: Record, to: Path) -> Path:
     return to
 
 
+def trained_model(record: Record, context: Context) -> Artifact:
+    """The model that the plan of ``record`` ends in.
+
+    Raises:
+        ExportError: it is gone.
+    """
+    model = context.store.find(record.fingerprint)
+    if model is None:
+        raise ExportError(
+            f"{record.record_id}: its trained model {record.fingerprint[:12]}… is not in {context.artifacts}; "
+            "run the search again: it trains what is missing"
+        )
+    return model
+
+
 def write_best(run: Run, record: Record) -> str:
     """Export ``record`` as the run's ``best/``, in place of an earlier one; returns where."""
     with tempfile.TemporaryDirectory(prefix="distune-best-") as draft:
@@ -86,12 +102,7 @@ def write_best(run: Run, record: Record) -> str:
 
 def _write(run: Run, record: Record, plan: Plan, context: Context, folder: Path) -> Path:
     """Write the folder; returns what serves in it."""
-    model = context.store.find(plan.fingerprint)
-    if model is None:
-        raise ExportError(
-            f"{record.record_id}: its trained model {plan.fingerprint[:12]}… is not in {context.artifacts}; "
-            "run the search again: it trains what is missing"
-        )
+    model = trained_model(record, context)
     folder.mkdir(parents=True)
     for path in [*model.folder.glob("model*.safetensors*"), *model.folder.glob("*config.json")]:
         shutil.copyfile(path, folder / path.name)

@@ -125,6 +125,12 @@ class Run:
             "num_layers", pa.array([num_layers(record) for record in records], pa.int64())
         )
 
+    def known_target(self, target: str) -> str:
+        """``target``, which is one of this run's. Raises ``RunError`` where it is not."""
+        if target not in self.goals.targets:
+            raise RunError(f"target {target!r} is not in this run; it has {', '.join(self.goals.targets)}")
+        return target
+
     def select(self, where: Sequence[str] = (), *, target: str | None = None, wish: Wish = "knee") -> Choice:
         """The variant to ship under the spec's constraints and those in ``where``.
 
@@ -133,9 +139,7 @@ class Run:
             RunError: ``target`` is none of this run's.
             ValueError: a constraint does not parse, or ``wish`` is unknown.
         """
-        target = target or self.goals.targets[0]
-        if target not in self.goals.targets:
-            raise RunError(f"target {target!r} is not in this run; it has {', '.join(self.goals.targets)}")
+        target = self.known_target(target or self.goals.targets[0])
         return choose(
             self.records,
             metric=self.metric,

@@ -13,7 +13,7 @@ import yaml
 from search.spec import Spec, spec_differences, spec_to_yaml
 from trainers.context import Context
 from trainers.datasets import TaskRows
-from trainers.storage import Storage
+from trainers.storage import Storage, StorageError
 
 if TYPE_CHECKING:
     from trainers.kinds import AnyRows
@@ -106,7 +106,13 @@ class RunFolder:
 
 
 def context_of(storage: Storage) -> Context:
-    """What the plans of the run in ``storage`` are carried out with."""
+    """What the plans of the run in ``storage`` are carried out with.
+
+    Raises:
+        StorageError: the run has not got so far that it was written down.
+    """
+    if not storage.exists(_CONTEXT):
+        raise StorageError(f"{storage.shown} has no {_CONTEXT}; `distune search` writes it: run the search again")
     value = storage.read_json(_CONTEXT)
     return Context(**{**value, "labels": tuple(value["labels"])})
 

@@ -72,7 +72,7 @@ def choose(
         baseline=baseline,
     )
     complete = [record for record in records if record.status == "complete" and record.target == target]
-    front = _front(_feasible(complete, question), question)
+    front = _front(feasible_variants(complete, question), question)
     kept, dropped = _worth_their_cost(front, question, _comparer(predictions, labels, metric))
     scores = _scores(kept, question)
     best = kept[max(range(len(kept)), key=lambda index: scores[index])]
@@ -91,8 +91,10 @@ def choose(
 def choice_to_json(choice: Choice) -> dict[str, Any]:
     """The choice, its rivals and every reason, as plain JSON."""
     return {
-        "record": _record_to_json(choice.record, choice),
-        "rivals": [{**_record_to_json(record, choice), "reason": reason} for record, reason in choice.rivals],
+        "record": record_to_json(choice.record, metric=choice.metric),
+        "rivals": [
+            {**record_to_json(record, metric=choice.metric), "reason": reason} for record, reason in choice.rivals
+        ],
         "reasons": list(choice.reasons),
         "wish": dict(choice.wish) if isinstance(choice.wish, Mapping) else choice.wish,
         "baseline": choice.baseline,
@@ -114,7 +116,12 @@ def _check_wish(wish: Wish, objectives: Sequence[str]) -> None:
 # Constraints ----------------------------------------------------------------------------------------------------
 
 
-def _feasible(complete: Sequence[Record], question: Question) -> list[Record]:
+def feasible_variants(complete: Sequence[Record], question: Question) -> list[Record]:
+    """Those of the ``complete`` variants on the question's target that break no constraint, at least one.
+
+    Raises:
+        NoChoice: there is none.
+    """
     if not complete:
         raise NoChoice(f"no variant on target {question.target!r} was trained to its end; let the search go on")
     feasible = [record for record in complete if not question.broken(record)]
@@ -205,7 +212,8 @@ def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return (values - values.min()) / span if span > 0 else np.zeros_like(values)
 
 
-def _record_to_json(record: Record, choice: Choice) -> dict[str, Any]:
+def record_to_json(record: Record, *, metric: str) -> dict[str, Any]:
+    """What a record is, its quality as ``metric``, and its costs, as plain JSON."""
     costs = [name for name in OBJECTIVES if name not in QUALITY_METRICS]
     return {
         "record_id": record.record_id,
@@ -214,8 +222,8 @@ def _record_to_json(record: Record, choice: Choice) -> dict[str, Any]:
         "precision": record.precision,
         "target": record.target,
         "estimated": record.estimated,
-        choice.metric: record.quality,
-        f"{choice.metric}_low": record.quality_low,
-        f"{choice.metric}_high": record.quality_high,
-        **{name: record.value(name, choice.metric) for name in costs},
+        metric: record.quality,
+        f"{metric}_low": record.quality_low,
+        f"{metric}_high": record.quality_high,
+        **{name: record.value(name, metric) for name in costs},
     }

@@ -5,7 +5,7 @@ number comes from the seed.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
+from search.ablation import FILE, Batch, ablation_to_json, best_of_groups
 from search.ledger import Ledger, Proposal, write_table
 from search.records import Record
+from search.run import load_run
 from spaces.choosers import RandomChooser
 from spaces.draw import Draw, draw, opening
 from spaces.methods.finetune import baseline
@@ -82,6 +84,34 @@ def make_run(folder: Path | str, settings: RunSettings | None = None) -> Storage
     if settings.confirmed:
         storage.write_json("confirmation.json", _confirmation(ledger))
     return storage
+
+
+def add_ablation(storage: Storage, *, by: str = "strategy", hostile: str = "") -> None:
+    """Write down an ablation of the run, its times made up; ``hostile`` is put into every text of it."""
+    run = load_run(storage.location)
+    picked = best_of_groups(run, by=by)
+    members = [
+        replace(
+            member,
+            group=member.group + hostile,
+            batches=tuple(
+                Batch(batch_size=size, latency_ms=milliseconds, latency_p95_ms=1.3 * milliseconds)
+                for size in (1, 8, 32)
+                if (milliseconds := (member.record.latency_ms or 0.0) * size**0.9)
+            ),
+        )
+        for member in picked.members
+    ]
+    found = replace(
+        picked,
+        members=tuple(members),
+        constraints=(*picked.constraints, *([hostile] if hostile else ())),
+        left_out=("lora: no variant of it on cpu was trained to its end" + hostile,),
+        rule=picked.rule + hostile,
+        sequence_length=24,
+        num_calls=60,
+    )
+    storage.write_json(FILE, ablation_to_json(found, metric=run.metric))
 
 
 _STRATEGIES = ("full", "lora", "small_finetune", "finetune_then_distill", "distill_then_finetune", "dft")

@@ -11,7 +11,7 @@ from ledgers import make_run
 from search.errors import missing_classes
 
 DISTUNE = Path(sys.executable).with_name("distune")
-COMMANDS = ("search", "plan", "report", "select", "export", "strategies", "spec", "doctor")
+COMMANDS = ("search", "plan", "report", "select", "export", "ablate", "strategies", "spec", "doctor")
 
 
 def distune(*arguments, cwd=None):
@@ -94,6 +94,31 @@ def test_wrong_arguments_are_2(run, arguments, said):
     assert code == 2
     assert said in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--by", "lora_ranks"), "did you mean 'lora_rank'?; in this run: strategy, student_layers, precision"),
+        (("--batch-sizes", "1,none"), "expected numbers from 1"),
+        (("--batch-sizes", "0"), "expected numbers from 1"),
+        (("--target", "phone"), "estimate from a profile"),
+        (("--target", "moon"), "not in this run"),
+        (("--where", "latency <= 3"), "latency_ms"),
+    ],
+)
+def test_wrong_ablations_are_2(run, arguments, said):
+    code, _, err = distune("ablate", run, *arguments)
+    assert code == 2
+    assert said in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    assert not (run / "ablation.json").exists()
+
+
+def test_an_ablation_with_nothing_fitting_is_3(run):
+    code, _, err = distune("ablate", run, "--where", "latency_ms <= 0.000001")
+    assert code == 3
+    assert "'latency_ms <= 0.000001' rules out" in err
 
 
 def test_the_report_is_written_and_the_front_printed(run):

@@ -20,14 +20,16 @@ def _run(code, *, cwd):
     [
         *("spaces.draw", "spaces.catalogue", "spaces.task", "trainers.storage", "trainers.artifacts"),
         *("trainers.context", "search", "search.run", "search.cli", "search.spec", "search.sampler"),
-        *("search.conductor", "search.cluster", "search.report.build"),
+        *("search.conductor", "search.cluster", "search.report.build", "search.ablation"),
     ],
 )
 def test_importing_it_imports_nothing_heavy(module, tmp_path):
     assert _run(f"import {module}", cwd=tmp_path) == "HEAVY\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["select", "--help"], ["strategies"], ["spec", "--schema"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["select", "--help"], ["ablate", "--help"], ["strategies"], ["spec", "--schema"]]
+)
 def test_a_quick_command_imports_nothing_heavy(arguments, tmp_path):
     code = f"""
 import sys

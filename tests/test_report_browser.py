@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from ledgers import RunSettings, make_run
+from ledgers import RunSettings, add_ablation, make_run
 
 from search.run import load_run
 
@@ -45,7 +45,9 @@ document.querySelector("iframe").addEventListener("load", (event) => {{
 @pytest.fixture(scope="module", params=[390, 1280])
 def seen(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    load_run(make_run(folder, RunSettings(trials=20, hostile=_HOSTILE)).location).report()
+    storage = make_run(folder, RunSettings(trials=20, hostile=_HOSTILE))
+    add_ablation(storage, hostile=_HOSTILE)
+    load_run(storage.location).report()
     (folder / "phone.html").write_text(_PHONE.format(width=request.param))
     dom, log = _open(folder / "phone.html", folder / "profile")
     return json.loads(unescape(re.search(r"<body>(\{.*\})", dom)[1])) | {"log": log, "asked": request.param}
@@ -72,7 +74,7 @@ def test_nothing_injected_runs_and_nothing_is_fetched(seen):
 
 
 def test_every_plot_is_drawn(seen):
-    assert len(seen["plots"]) == 5
+    assert len(seen["plots"]) == 7
     assert min(seen["plots"]) > 0
     assert seen["points"] > 60
 
@@ -80,4 +82,4 @@ def test_every_plot_is_drawn(seen):
 def test_nothing_sticks_out_at_the_side(seen):
     assert seen["width"] == seen["asked"]
     assert seen["needs"] <= seen["width"]
-    assert seen["tables"] >= 5
+    assert seen["tables"] >= 7

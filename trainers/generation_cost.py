@@ -6,7 +6,7 @@ Its weights are those of the base, cut: how long a request takes does not depend
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def probe(shape: Shape, precision: Precision, context: Context, *, reference: Sh
         reference_model = _open_and_answer(reference_file, request)
     firsts: list[float] = []
     times, reference_times = time_in_turn(
-        _stopwatch(model, request, firsts), _stopwatch(reference_model, request, []), calls=CALLS, warm_up=WARM_UP
+        [_stopwatch(model, request, firsts), _stopwatch(reference_model, request, [])], calls=CALLS, warm_up=WARM_UP
     )
     reference_ms, ratio = float(np.median(reference_times)), float(np.median(times / reference_times))
     # What the machine did in the meantime has to cancel in the parts as it does in the whole.
@@ -79,6 +79,19 @@ class Request:
 
     prompt_tokens: int
     output_tokens: int
+    batch_size: int = 1
+    """How many prompts are answered together."""
+
+
+def time_batches(
+    files: Sequence[Path], *, batch_sizes: Sequence[int], sequence_length: int, context: Context
+) -> Iterator[np.ndarray]:
+    """For each batch size the time (ms) of every request to every packed model, files × calls, the models in turn."""
+    torch.set_num_threads(1)
+    models = [open_packed(file) for file in files]
+    for batch_size in batch_sizes:
+        request = Request(sequence_length, max(1, context.output_tokens), batch_size)
+        yield time_in_turn([_stopwatch(model, request, []) for model in models], calls=CALLS, warm_up=WARM_UP)
 
 
 def request_facts(model: Any, request: Request) -> GraphFacts:
@@ -129,7 +142,8 @@ def _stopwatch(model: Any, request: Request, firsts: list[float]) -> Callable[[]
 def _answer(model: Any, request: Request) -> tuple[float, float]:
     """Time of a whole request, and that to its first token, in ms."""
     started = time.perf_counter()
-    state, token = start(model, [np.ones(request.prompt_tokens, dtype=np.int64)], pad_id=0)
+    prompt = np.ones(request.prompt_tokens, dtype=np.int64)
+    state, token = start(model, [prompt] * request.batch_size, pad_id=0)
     first = time.perf_counter()
     for _ in range(request.output_tokens - 1):
         token = step(model, state, token)

@@ -1,6 +1,6 @@
-"""Measuring on a shared machine: two things in turn, call by call, and how far memory rises."""
+"""Measuring on a shared machine: things in turn, call by call, and how far memory rises."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -25,16 +25,21 @@ def peak_rise_mb(action: Callable[[], T]) -> tuple[T, float]:
     return result, max(0.0, (held - before) / 1e6)
 
 
-def time_in_turn(
-    call: Callable[[], float], reference: Callable[[], float], *, calls: int = CALLS, warm_up: int = WARM_UP
-) -> tuple[np.ndarray, np.ndarray]:
-    """What both return (their time), call by call; which goes first alternates, since the second finds the caches
-    fuller.
+def time_in_turn(actions: Sequence[Callable[[], float]], *, calls: int = CALLS, warm_up: int = WARM_UP) -> np.ndarray:
+    """What each action returns (its time), call by call: actions × calls.
+
+    All go once before one goes again, so that what slows the machine slows them alike. Their order changes each time:
+    over twice as many calls as there are actions each stands in every place, and before every other one, equally often.
     """
-    times = np.empty((calls, 2))
+    times = np.empty((len(actions), calls))
     for turn in range(-warm_up, calls):
-        for which in (0, 1) if turn % 2 else (1, 0):
-            elapsed = (call, reference)[which]()
+        for which in _order(turn, len(actions)):
+            elapsed = actions[which]()
             if turn >= 0:
-                times[turn, which] = elapsed
-    return times[:, 0], times[:, 1]
+                times[which, turn] = elapsed
+    return times
+
+
+def _order(turn: int, count: int) -> list[int]:
+    order = [(turn + place) % count for place in range(count)]
+    return order[::-1] if turn // count % 2 else order

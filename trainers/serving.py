@@ -19,9 +19,9 @@ def open_session(onnx_file: Path) -> onnxruntime.InferenceSession:
 
 
 def feeds(ids: np.ndarray) -> dict[str, np.ndarray]:
-    """The inputs of a deployed graph for one row of token ids."""
-    row = np.asarray(ids, dtype=np.int64)[None]
-    return {"input_ids": row, "attention_mask": np.ones_like(row)}
+    """The inputs of a deployed graph for the token ids of one row, or of several of one length: rows × length."""
+    rows = np.atleast_2d(np.asarray(ids, dtype=np.int64))
+    return {"input_ids": rows, "attention_mask": np.ones_like(rows)}
 
 
 def predict(onnx_file: Path, tokens: Tokens, *, threads: int) -> np.ndarray:

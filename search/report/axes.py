@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from search.report.colours import MUTED
 from search.words import say_name
 
 Figure = dict[str, Any]
 
-MUTED = "#8b8f98"
 _QUALITY_FORMAT = {"accuracy": ".0%", "exact_match": ".0%", "macro_f1": ".2f", "rouge_l": ".2f"}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from search.ablation import Ablation, read_ablation
 from search.records import Record
 from search.report.importance import Importance, importance
 from search.run import Confirmed, Run, shape_of
@@ -110,6 +111,8 @@ class Report:
     targets: tuple[TargetView, ...]
     best: tuple[BestAtSize, ...]
     importance: Importance
+    ablation: Ablation | None
+    """What was measured side by side last; None where nothing was."""
     ended: tuple[Ended, ...]
     counts: Mapping[str, int]
     """Trials by how they ended."""
@@ -135,6 +138,7 @@ def build(run: Run) -> Report:
         targets=tuple(_target(run, name) for name in run.goals.targets),
         best=_best(run),
         importance=importance(records),
+        ablation=read_ablation(run),
         ended=tuple(_ended(record) for record in records if record.status != "complete"),
         counts=_counts(records),
         costs=tuple(run.cost_table.to_pylist()) if run.cost_table is not None else (),

@@ -6,21 +6,15 @@ Colours of text, grid and background are left to the page, which knows whether i
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from search.report.axes import MUTED, Figure, layout, level, near_front, quality_axis, ticks
+from search.report.axes import Figure, layout, level, near_front, quality_axis, ticks
+from search.report.batch_figures import batch_figures
 from search.report.build import BestAtSize, Point, Report, TargetView
+from search.report.colours import COLOURS, MUTED, colour
 from search.words import say, say_interval, say_layers, say_name
 from spaces.catalogue import CATALOGUE
 from spaces.objectives import OBJECTIVES
 
-_COLOURS = ("#3b7dd8", "#e0702e", "#8d63c9", "#2a9d74", "#c2477f", "#b8901a", "#3aa0b5", "#8a6d5a")
-"""Tell apart with any colour vision in pairs that matter, and readable on white and on near-black."""
 _SYMBOLS = {"fp32": "circle", "int8": "diamond", "bf16": "square", "int4": "triangle-up"}
-
-
-def colour(strategy: str) -> str:
-    """The strategy's colour, the same in every plot."""
-    names = list(CATALOGUE)
-    return _COLOURS[names.index(strategy) % len(_COLOURS)] if strategy in names else MUTED
 
 
 def figures(report: Report) -> dict[str, Figure]:
@@ -32,7 +26,7 @@ def figures(report: Report) -> dict[str, Figure]:
         found["over-time"] = over_time(report)
     if report.importance.shares:
         found["importance"] = importance(report)
-    return found
+    return found | (batch_figures(report.ablation, report.metric) if report.ablation else {})
 
 
 def front(view: TargetView, report: Report) -> Figure:
@@ -89,7 +83,7 @@ def over_time(report: Report) -> Figure:
             "y": [volume for _, _, volume in view.over_time],
             "text": [f"after {trials} trials" for _, trials, _ in view.over_time],
             "hovertemplate": "%{y:.3f} %{text}<extra></extra>",
-            "line": {"shape": "hv", "width": 2.5, "color": _COLOURS[index % len(_COLOURS)]},
+            "line": {"shape": "hv", "width": 2.5, "color": COLOURS[index % len(COLOURS)]},
         }
         for index, view in enumerate(report.targets)
         if view.points
@@ -107,7 +101,7 @@ def importance(report: Report) -> Figure:
         "x": [share for _, share in shares],
         "y": [escape(name.replace("_", " ")) for name, _ in shares],
         "hovertemplate": "%{x:.0%}<extra></extra>",
-        "marker": {"color": _COLOURS[0]},
+        "marker": {"color": COLOURS[0]},
     }
     frame = layout(x="share of what the settings explain", y={"automargin": True})
     frame["xaxis"] |= {"tickformat": ".0%", "rangemode": "tozero"}

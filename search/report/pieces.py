@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from search.report.figures import colour
+from search.report.colours import colour
 
 
 def section(title: str, body: str) -> str:
@@ -33,8 +33,14 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, chosen: Sequen
 
 def variant(strategy: str, below: str) -> str:
     """A cell with a strategy in its colour, and small text below. On a phone the name may break at its underscores."""
-    dot = f'<span class="dot" style="background:{colour(strategy)}"></span>'
-    return f'<td class="variant">{dot}{_breakable(strategy)}<br><small>{escape(below)}</small></td>'
+    return coloured(strategy, below, colour(strategy))
+
+
+def coloured(name: str, below: str, shade: str) -> str:
+    """A cell with a name behind a dot of a colour, and small text below."""
+    dot = f'<span class="dot" style="background:{shade}"></span>'
+    small = f"<br><small>{escape(below)}</small>" if below else ""
+    return f'<td class="variant">{dot}{_breakable(name)}{small}</td>'
 
 
 def named(name: str, below: str) -> str:

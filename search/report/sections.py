@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from search.report.ablation_section import ablation_section
 from search.report.build import BestAtSize, Ended, Point, Report, TargetView
 from search.report.figures import main_precision, x_axis
 from search.report.pieces import identity, named, number, plot, section, short, table, variant
@@ -29,6 +30,7 @@ def sections(report: Report, plots: Mapping[str, Any]) -> list[str]:
     return [
         *(_front(view, report, plots) for view in report.targets),
         _best(report, plots),
+        ablation_section(report.ablation, report.metric, plots) if report.ablation else "",
         _over_time(plots),
         _importance(report, plots),
         _ended(report),

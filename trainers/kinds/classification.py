@@ -1,6 +1,6 @@
 """Texts in, one label each: an encoder with a head, served by ONNX Runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +80,13 @@ class Classification:
         self, shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
     ) -> CostRow:
         return graph_cost.probe(shape, precision, context, reference=reference, sequence_length=sequence_length)
+
+    def time_batches(
+        self,
+        deployed: Sequence[Path],
+        *,
+        batch_sizes: Sequence[int],
+        sequence_length: int,
+        context: Context,  # noqa: ARG002
+    ) -> Iterator[np.ndarray]:
+        return graph_cost.time_batches(deployed, batch_sizes=batch_sizes, sequence_length=sequence_length)

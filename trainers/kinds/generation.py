@@ -1,6 +1,6 @@
 """Prompts in, text out: a causal language model, served by torch with packed weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +92,10 @@ class Generation:
         self, shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
     ) -> CostRow:
         return generation_cost.probe(shape, precision, context, reference=reference, sequence_length=sequence_length)
+
+    def time_batches(
+        self, deployed: Sequence[Path], *, batch_sizes: Sequence[int], sequence_length: int, context: Context
+    ) -> Iterator[np.ndarray]:
+        return generation_cost.time_batches(
+            deployed, batch_sizes=batch_sizes, sequence_length=sequence_length, context=context
+        )

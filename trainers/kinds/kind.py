@@ -1,6 +1,6 @@
 """What differs between kinds of task. Loop, stages, teacher and search know of a kind by this protocol alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -94,3 +94,10 @@ class Kind(Protocol):
         self, shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
     ) -> "CostRow":
         """Measure what serving ``shape`` at ``precision`` costs, on one thread of this process."""
+
+    def time_batches(
+        self, deployed: Sequence[Path], *, batch_sizes: Sequence[int], sequence_length: int, context: Context
+    ) -> Iterator[np.ndarray]:
+        """For each batch size how long (ms) each of the results of ``deploy`` takes, deployed × calls: rows of
+        ``sequence_length`` tokens, on one thread of this process, call by call in turn.
+        """
