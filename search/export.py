@@ -21,7 +21,7 @@ from search.words import say, say_interval, say_name, say_plan
 from spaces.plan import Plan
 from trainers.artifacts import Artifact
 from trainers.context import Context
-from trainers.kinds import kind_of, split_tokens
+from trainers.kinds import asked_tokens, kind_of
 
 _PIPELINES = {"classification": "text-classification", "generation": "text-generation"}
 _HOW_SERVED = {
@@ -124,7 +124,7 @@ def _copy_tokenizer(base: Path, folder: Path) -> None:
 
 def _check(run: Run, record: Record, plan: Plan, context: Context, deployed: Path) -> None:
     """Measure what was written on the validation rows; the recorded quality must be reached."""
-    kind, tokens = kind_of(context), split_tokens(context, base=plan.base, split="validation")
+    kind, tokens = kind_of(context), asked_tokens(plan, context, split="validation")
     value = kind.quality(kind.serve(deployed, tokens, context=context), tokens, context=context).value
     assert record.quality is not None, "a complete record has a quality"
     if value < record.quality - 1.0 / len(tokens):
@@ -188,7 +188,7 @@ Intervals are 95 %. Metrics are of what is deployed, `{deployed}`{_HOW_SERVED[co
 
 {load}
 
-{_labels(context.labels)}- Data: {_public(str(task.get("train")))}, {_columns(task)}
+{_prompt(plan)}{_labels(context.labels)}- Data: {_public(str(task.get("train")))}, {_columns(task)}
 - Seed: {record.seed}; plan {record.fingerprint[:16]}; record {record.record_id}
 - Versions: {", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))}
 """
@@ -198,6 +198,16 @@ def _writing_costs(record: Record) -> str:
     """Rows of the card's table that a classifier does not have."""
     costs = [(name, getattr(record, name)) for name in ("first_token_ms", "token_ms")]
     return "".join(f"| {say_name(name)} | {say(name, value)} |\n" for name, value in costs if value is not None)
+
+
+def _prompt(plan: Plan) -> str:
+    """How the model is to be asked and read, where that is not plain."""
+    stage, lines = plan.last_training, []
+    if stage and stage.prefix:
+        lines.append(f"- Prompts: begin each with `{stage.prefix}` and a space; it was trained and measured so.\n")
+    if stage and stage.reasons:
+        lines.append("- Output: a rationale, then `####`, then the response, which alone is measured.\n")
+    return "".join(lines)
 
 
 def _labels(labels: Sequence[str]) -> str:

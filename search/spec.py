@@ -22,7 +22,7 @@ from spaces.ranges import Choice, Parameter
 from spaces.space import Space
 from spaces.stages import Optimisation
 from spaces.targets import PRECISIONS, TARGETS, Precision
-from spaces.task import Task, default_metric
+from spaces.task import BUILTIN, KIND_OF_BUILTIN, Task, default_metric
 
 if TYPE_CHECKING:
     from trainers.models import ModelInfo
@@ -264,6 +264,9 @@ def _misfits(names: Sequence[str], raw: Mapping[str, Any]) -> dict[str, str]:
     has = {need for need, key in _NEEDS.items() if task.get(key) is not None}
     has |= set(_texts(space.get("quantization")) or PRECISIONS)
     kind = str(task.get("kind", "classification"))
+    if KIND_OF_BUILTIN.get(str(task.get("train")).removeprefix(BUILTIN)) == "generation":
+        # Built-in rows come as they are: none of their columns is named.
+        has.add("rationales")
     reasons = {name: CATALOGUE[name].misfit(kind=kind, has=has) for name in names}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 

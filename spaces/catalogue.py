@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from spaces.methods import (
     adapter,
     distill,
+    distill_cot,
     distill_feature,
     distill_reverse_kl,
     experts,
@@ -31,6 +32,7 @@ _STRATEGIES = (
     pseudo_label.PSEUDO_LABEL,
     meta.META_DISTILL,
     quantized_distill.QUANTIZED_DISTILL,
+    distill_cot.DISTILL_COT,
 )
 
 CATALOGUE: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}

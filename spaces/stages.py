@@ -73,6 +73,16 @@ class Training(Stage):
         """About how often it goes over all training rows, forward and back: by this its time is foreseen."""
         return self.optimisation.epochs
 
+    @property
+    def prefix(self) -> str:
+        """Generation: what stands before each prompt that the trained model is asked."""
+        return ""
+
+    @property
+    def reasons(self) -> bool:
+        """Generation: whether the trained model writes a rationale before its response."""
+        return False
+
 
 _KINDS: dict[str, type[Stage]] = {}
 
@@ -110,6 +120,11 @@ class Chain(Frozen):
         for stage in self.stages:
             shape = stage.reshape(shape)
         return shape
+
+    @property
+    def last_training(self) -> Training | None:
+        """The stage that says how the chain's model is asked; None where nothing is trained."""
+        return next((stage for stage in reversed(self.stages) if isinstance(stage, Training)), None)
 
     def say_teacher(self) -> str:
         """In words, as the one that teaches."""

@@ -356,6 +356,7 @@ def fake_batch(mask_BL: Tensor) -> Batch:
         positions_P=nothing.numpy(),
         places_P=None,
         count=1,
+        num_rows=len(mask_BL),
         num_tokens=int(mask_BL.sum()),
     )
 

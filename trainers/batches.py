@@ -30,6 +30,8 @@ class Batch:
     """Where each position's answer is among B × L, flat; None: each row has one."""
     count: int
     """Positions of the whole batch, over all workers."""
+    num_rows: int
+    """Rows of the whole batch, over all workers."""
     num_tokens: int
     """Tokens of the whole batch, over all workers, without padding."""
 
@@ -91,6 +93,7 @@ def collate(
         positions_P=positions,
         places_P=None if places is None else torch.from_numpy(places),
         count=tokens.num_positions(whole),
+        num_rows=len(whole),
         num_tokens=int(tokens.lengths[whole].sum()),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from spaces.plan import Plan
 from spaces.targets import Precision
 from trainers.context import Context
-from trainers.kinds import kind_of, split_tokens
+from trainers.kinds import asked_tokens, kind_of
 from trainers.metrics import Quality
 from trainers.model_files import ModelError
 
@@ -34,7 +34,7 @@ def evaluate_plan(
     model = context.store.find(plan.fingerprint)
     if model is None:
         raise ModelError(f"{plan.fingerprint[:12]}…: not in {context.artifacts}; train the plan before evaluating it")
-    kind, tokens = kind_of(context), split_tokens(context, base=plan.base, split=split)
+    kind, tokens = kind_of(context), asked_tokens(plan, context, split=split)
     variants = []
     for precision in precisions:
         with tempfile.TemporaryDirectory(prefix="distune-") as folder:

@@ -1,18 +1,31 @@
-"""Writing text: greedy decoding of many prompts at once, and how likely a model finds given responses.
+"""Writing text: greedy decoding of many prompts at once, or drawing.
 
 Prompts are padded on the left, so that all of them go on at the same place. What is in a batch with a prompt changes
 its answer by rounding alone, and the batches are always the same.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Pick = Callable[[Tensor], Tensor]
+"""From logits B × V to the next token of each row."""
 
-@torch.inference_mode()
+
+def likeliest(logits_BV: Tensor) -> Tensor:
+    """The token with the largest logit."""
+    return logits_BV.argmax(dim=-1)
+
+
+def drawn(logits_BV: Tensor, *, temperature: float, generator: torch.Generator) -> Tensor:
+    """A token drawn from the softmax of the logits over ``temperature``; ``generator`` is on their device."""
+    shares = (logits_BV.float() / temperature).softmax(dim=-1)
+    return shares.multinomial(1, generator=generator).squeeze(-1)
+
+
 def greedy(
     model: Any, prompts: Sequence[np.ndarray], *, max_new_tokens: int, end_ids: Collection[int], pad_id: int
 ) -> list[np.ndarray]:
@@ -20,9 +33,17 @@ def greedy(
 
     A prompt that has ended is not computed any further once half of those left have.
     """
+    return written(model, prompts, max_new_tokens=max_new_tokens, end_ids=end_ids, pad_id=pad_id, pick=likeliest)
+
+
+@torch.inference_mode()
+def written(
+    model: Any, prompts: Sequence[np.ndarray], *, max_new_tokens: int, end_ids: Collection[int], pad_id: int, pick: Pick
+) -> list[np.ndarray]:
+    """As ``greedy``, each token as ``pick`` says."""
     device = next(model.parameters()).device
-    written: list[list[int]] = [[] for _ in prompts]
-    state, tokens_B = start(model, prompts, pad_id=pad_id)
+    texts: list[list[int]] = [[] for _ in prompts]
+    state, tokens_B = start(model, prompts, pad_id=pad_id, pick=pick)
     ends = torch.tensor(sorted(end_ids), device=device)
     going = torch.arange(len(prompts), device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
@@ -30,15 +51,15 @@ def greedy(
         ended |= torch.isin(tokens_B, ends)
         for row, token, over in zip(going.tolist(), tokens_B.tolist(), ended.tolist(), strict=True):
             if not over:
-                written[row].append(token)
+                texts[row].append(token)
         if left == 1 or bool(ended.all()):
             break
         if 2 * int(ended.sum()) >= len(ended):
             kept = (~ended).nonzero().flatten()
             state.keep(kept)
             going, tokens_B, ended = going[kept], tokens_B[kept], ended[kept]
-        tokens_B = step(model, state, tokens_B)
-    return [np.asarray(ids, dtype=np.int64) for ids in written]
+        tokens_B = step(model, state, tokens_B, pick=pick)
+    return [np.asarray(ids, dtype=np.int64) for ids in texts]
 
 
 class State:
@@ -53,21 +74,21 @@ class State:
         self.mask_BL = self.mask_BL[rows]
 
 
-def start(model: Any, prompts: Sequence[np.ndarray], *, pad_id: int) -> tuple[State, Tensor]:
+def start(model: Any, prompts: Sequence[np.ndarray], *, pad_id: int, pick: Pick = likeliest) -> tuple[State, Tensor]:
     """Read the prompts: the state after them, and the first token of each response."""
     from transformers import DynamicCache
 
     device = next(model.parameters()).device
     ids_BL, mask_BL = (torch.from_numpy(array).to(device) for array in _left_padded(prompts, pad_id))
     state = State(DynamicCache(config=model.config), mask_BL)
-    return state, _next(model, state, ids_BL, (mask_BL.cumsum(dim=-1) - 1).clamp(min=0))
+    return state, pick(_next(model, state, ids_BL, (mask_BL.cumsum(dim=-1) - 1).clamp(min=0)))
 
 
-def step(model: Any, state: State, tokens_B: Tensor) -> Tensor:
+def step(model: Any, state: State, tokens_B: Tensor, *, pick: Pick = likeliest) -> Tensor:
     """Append one token to every row; the next one of each."""
     positions_B1 = state.mask_BL.sum(dim=-1, keepdim=True)
     state.mask_BL = torch.cat([state.mask_BL, torch.ones_like(positions_B1)], dim=-1)
-    return _next(model, state, tokens_B[:, None], positions_B1)
+    return pick(_next(model, state, tokens_B[:, None], positions_B1))
 
 
 def _next(model: Any, state: State, ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
@@ -79,7 +100,8 @@ def _next(model: Any, state: State, ids_BL: Tensor, positions_BL: Tensor) -> Ten
         use_cache=True,
         logits_to_keep=1,
     )
-    return found.logits[:, -1].argmax(dim=-1)
+    logits_BV: Tensor = found.logits[:, -1]
+    return logits_BV
 
 
 def _left_padded(prompts: Sequence[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,9 @@ import numpy as np
 
 from trainers.metrics import RESAMPLES, Quality, wilson
 
-_MARKS = re.compile(r"####|\banswer is\b:?", re.IGNORECASE)
+RATIONALE_END = "####"
+"""Stands between a rationale and the response that it leads to."""
+_MARKS = re.compile(rf"{RATIONALE_END}|\banswer is\b:?", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:(?<![\w.)])-\s?)?\$?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?)")
 _RESULT = re.compile(rf"(?:^|=)\s*({_NUMBER.pattern})[\s%.]*$")
 """A number that is all there is, or comes after the last equals sign."""
@@ -108,6 +110,17 @@ def same_answer(prediction: str, reference: str) -> bool:
         return False
     found = numbers[0 if _MARKS.search(prediction) else -1]
     return _canonical(found.group()) == _canonical(wanted[1])
+
+
+def reasoned(rationale: str, response: str) -> str:
+    """A rationale and its response as one text."""
+    return f"{rationale.strip()} {RATIONALE_END} {response.strip()}"
+
+
+def behind_rationale(text: str) -> str:
+    """The response in a text that may begin with a rationale."""
+    before, mark, behind = text.partition(RATIONALE_END)
+    return behind.strip() if mark else before
 
 
 class _Words:

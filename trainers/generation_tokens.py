@@ -3,6 +3,7 @@
 The positions of a row are the tokens of its response and that end; each is predicted from all tokens before it.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,36 +14,66 @@ import pyarrow as pa
 
 from spaces.canonical import fingerprint
 from trainers.artifacts import Artifact, ArtifactStore
+from trainers.generation_metrics import behind_rationale, reasoned
 from trainers.generation_rows import GenerationRows
+from trainers.model_files import ModelError
 from trainers.models import ModelInfo
-from trainers.tokens import FILE, Targets, Tokens, read_batch, write_rows
+from trainers.tokens import FILE, Targets, Tokens, lists, read_batch, write_rows
 
-_VERSION = 1
+_VERSION = 2
 _BLOCK_ROWS = 1000
+
+
+class Lengths(NamedTuple):
+    """How many tokens a row may have."""
+
+    prompt: int
+    response: int
+    """Its end included."""
+    reasoned: int = 0
+    """Of the longest response with its rationale before it, end included; 0 where no row has one."""
 
 
 class ResponseTokens(Tokens):
     """Rows of a prompt, its response and an end; and the tokenizer that they were made with."""
 
-    def __init__(self, batch: pa.RecordBatch, *, folder: Path, max_new_tokens: int) -> None:
+    def __init__(self, batch: pa.RecordBatch, *, folder: Path, lengths: Lengths, reasons: bool = False) -> None:
         super().__init__(batch)
         self._folder = folder
-        self.max_new_tokens = max_new_tokens
-        """How long a response may become, its end included."""
+        self._lengths = lengths
+        self.reasons = reasons
+        """Whether a rationale is to be written before each response."""
         self.prompt_lengths: np.ndarray = batch.column("prompt_tokens").to_numpy(zero_copy_only=True).astype(np.int64)
         """Tokens of each row that come before its response, at least one, int64."""
         self.response_lengths: np.ndarray = self.lengths - self.prompt_lengths
         """Tokens of each response, its end included: the row's positions."""
         self._starts = np.concatenate([[0], np.cumsum(self.response_lengths)])
-        self._responses = batch.column("response")
 
     @classmethod
     def of(cls, artifact: Artifact) -> "ResponseTokens":
         """The rows of an artifact of ``tokenise_exchanges``."""
-        return cls(read_batch(artifact), folder=artifact.folder, max_new_tokens=artifact.about["response"])
+        lengths = Lengths(*(artifact.about[name] for name in Lengths._fields))
+        return cls(read_batch(artifact), folder=artifact.folder, lengths=lengths)
 
     def take(self, rows: np.ndarray) -> "ResponseTokens":
-        return type(self)(self._batch.take(pa.array(rows)), folder=self._folder, max_new_tokens=self.max_new_tokens)
+        return self._like_this(self._batch.take(pa.array(rows)))
+
+    def joined(self, other: "ResponseTokens") -> "ResponseTokens":
+        return self._like_this(pa.concat_batches([self._batch, other._batch]))
+
+    def _like_this(self, batch: pa.RecordBatch) -> "ResponseTokens":
+        return type(self)(batch, folder=self._folder, lengths=self._lengths, reasons=self.reasons)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """How long a response may become, its end included; with its rationale, where one is to be written."""
+        return self._lengths.response
+
+    @property
+    def max_reasoned_tokens(self) -> int:
+        """How long a response may become with its rationale before it: as the longest, or half of a row."""
+        longest = max(self._lengths.reasoned, self._lengths.response)
+        return min(longest, (self._lengths.prompt + self._lengths.response) // 2)
 
     def num_positions(self, rows: np.ndarray | None = None) -> int:
         return int(self._starts[-1] if rows is None else self.response_lengths[rows].sum())
@@ -64,7 +95,12 @@ class ResponseTokens(Tokens):
     @cached_property
     def responses(self) -> list[str]:
         """The response of each row as it was written, never cut."""
-        return [text.strip() for text in self._responses.to_pylist()]
+        return [text.strip() for text in self._batch.column("response").to_pylist()]
+
+    @cached_property
+    def rationales(self) -> list[str | None]:
+        """The rationale of each row; None where it has none."""
+        return [(text and text.strip()) or None for text in self._batch.column("rationale").to_pylist()]
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -75,13 +111,41 @@ class ResponseTokens(Tokens):
         """Token ids as texts, without special tokens."""
         return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
 
+    def answers(self, written: Sequence[np.ndarray]) -> list[str]:
+        """Token ids as texts, without the rationale where one was to be written."""
+        texts = self.texts(written)
+        return [behind_rationale(text) for text in texts] if self.reasons else texts
 
-class Lengths(NamedTuple):
-    """How many tokens a row may have."""
+    def asked(self, *, prefix: str, max_new_tokens: int, reasons: bool) -> "ResponseTokens":
+        """The same rows with ``prefix`` before each prompt, and room for so many tokens behind it."""
+        rows = np.arange(len(self))
+        asked = self.retold(rows, self.responses, prefix=prefix, max_new_tokens=max_new_tokens)
+        return type(self)(asked._batch, folder=self._folder, lengths=asked._lengths, reasons=reasons)
 
-    prompt: int
-    response: int
-    """Its end included."""
+    def retold(
+        self, rows: np.ndarray, targets: Sequence[str], *, prefix: str = "", max_new_tokens: int
+    ) -> "ResponseTokens":
+        """The prompt of each of ``rows`` behind ``prefix``, with one of ``targets`` in the place of its response.
+
+        Raises:
+            ModelError: rows are so short that the prefix leaves no room for a prompt.
+        """
+        of_rows = self._batch.select(["prompt", "response", "rationale"]).take(pa.array(rows))
+        prompts = [f"{prefix}{_after(prefix, prompt)}" for prompt in of_rows.column("prompt").to_pylist()]
+        whole, opening = self._lengths.prompt + self._lengths.response, _opening(self.tokenizer, prefix)
+        lengths = self._lengths._replace(prompt=whole - max_new_tokens, response=max_new_tokens)
+        if lengths.prompt <= len(opening):
+            raise ModelError(
+                f"prompts of {lengths.prompt} tokens have no room behind {prefix!r}; raise task.max_tokens"
+            )
+        ids, before = _joined(list(_exchanges(prompts, targets, self.tokenizer)), lengths, opening)
+        columns = {"input_ids": lists(ids), "prompt_tokens": pa.array(before, pa.int32())}
+        texts = {name: of_rows.column(name) for name in of_rows.schema.names}
+        return type(self)(pa.record_batch(columns | texts), folder=self._folder, lengths=lengths)
+
+    def num_tokens(self, targets: Sequence[str]) -> np.ndarray:
+        """How many tokens each of these would have behind a prompt, its end included, int64."""
+        return num_tokens(targets, self.tokenizer)
 
 
 def tokenise_exchanges(
@@ -91,7 +155,7 @@ def tokenise_exchanges(
 
     A response is cut to ``max_new_tokens``, its end included, but never to more than half of ``max_tokens`` or of the
     model's context; a prompt to what is left of that, from the left: its end is nearest to what is asked.
-    ``about["notes"]`` says how often.
+    ``about["notes"]`` says how often. Rationales are kept beside them, as text.
     """
     whole = min(max_tokens, model.max_tokens)
     response = min(max_new_tokens, whole // 2)
@@ -100,16 +164,18 @@ def tokenise_exchanges(
     name = fingerprint(identity | {"lengths": lengths._asdict(), "version": _VERSION})
     if found := store.find(name):
         return found
-    about: dict[str, Any] = {"kind": "tokens", "rows": len(rows), **lengths._asdict()}
+    about: dict[str, Any] = {"kind": "tokens", "rows": len(rows)}
     with store.publish(name, about) as folder:
         tokenizer = _tokenizer(model.folder)
         tokenizer.save_pretrained(folder)
-        exchanges = list(_exchanges(rows, tokenizer))
+        exchanges = list(_exchanges(rows.prompts, rows.responses, tokenizer))
         about["notes"] = _notes(exchanges, lengths)
         ids, prompts = _joined(exchanges, lengths, _opening(tokenizer))
-        about["tokens"] = sum(map(len, ids))
-        columns = {"prompt_tokens": pa.array(prompts, pa.int32()), "response": pa.array(rows.responses, pa.string())}
-        write_rows(folder / FILE, ids, columns)
+        lengths = lengths._replace(reasoned=_longest_reasoned(rows, tokenizer))
+        about |= {"tokens": sum(map(len, ids)), **lengths._asdict()}
+        texts = {"prompt": rows.prompts, "response": rows.responses, "rationale": rows.rationales}
+        columns = {name: pa.array(column, pa.string()) for name, column in texts.items()}
+        write_rows(folder / FILE, ids, {"prompt_tokens": pa.array(prompts, pa.int32()), **columns})
     published = store.find(name)
     assert published is not None
     return published
@@ -121,11 +187,27 @@ def _tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _exchanges(rows: GenerationRows, tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids of each prompt, and of its response with its end."""
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        prompts = list(rows.prompts[start : start + _BLOCK_ROWS])
-        responses = [_after(p, r) for p, r in zip(prompts, rows.responses[start : start + _BLOCK_ROWS], strict=True)]
+def num_tokens(targets: Sequence[str], tokenizer: Any) -> np.ndarray:
+    """How many tokens each text has behind a prompt, its end included, int64."""
+    if not targets:
+        return np.zeros(0, dtype=np.int64)
+    ids = tokenizer([_after("prompt", text) for text in targets], add_special_tokens=False)["input_ids"]
+    return np.array([len(found) + 1 for found in ids])
+
+
+def _longest_reasoned(rows: GenerationRows, tokenizer: Any) -> int:
+    pairs = zip(rows.rationales, rows.responses, strict=True)
+    targets = [reasoned(rationale, response) for rationale, response in pairs if rationale]
+    return int(num_tokens(targets, tokenizer).max(initial=0))
+
+
+def _exchanges(
+    all_prompts: Sequence[str], targets: Sequence[str], tokenizer: Any
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Token ids of each prompt, and of what is to be written behind it with its end."""
+    for start in range(0, len(all_prompts), _BLOCK_ROWS):
+        prompts = list(all_prompts[start : start + _BLOCK_ROWS])
+        responses = [_after(p, r) for p, r in zip(prompts, targets[start : start + _BLOCK_ROWS], strict=True)]
         whole = tokenizer([p + r for p, r in zip(prompts, responses, strict=True)])["input_ids"]
         alone = tokenizer(responses, add_special_tokens=False)["input_ids"]
         for prompt, both, response in zip(tokenizer(prompts)["input_ids"], whole, alone, strict=True):
@@ -149,19 +231,22 @@ def _first(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
 
 
-def _opening(tokenizer: Any) -> int | None:
-    """What the tokenizer begins every text with; None where that is nothing."""
-    return next(iter(_without_end(tokenizer("")["input_ids"], tokenizer)), None)
+def _opening(tokenizer: Any, prefix: str = "") -> list[int]:
+    """What every prompt behind ``prefix`` begins with: that, and what the tokenizer puts before every text."""
+    return _without_end(tokenizer(prefix)["input_ids"], tokenizer)
 
 
 def _joined(
-    exchanges: Sequence[tuple[list[int], list[int]]], lengths: Lengths, first: int | None
+    exchanges: Sequence[tuple[list[int], list[int]]], lengths: Lengths, opening: Sequence[int]
 ) -> tuple[list[np.ndarray], list[int]]:
-    """Ids of each row, int32, and how many of them are its prompt's. A prompt that is cut keeps its ``first`` token."""
+    """Ids of each row, int32, and how many of them are its prompt's. A prompt that is cut keeps its ``opening``."""
 
     def cut_prompt(ids: list[int]) -> list[int]:
-        kept = ids[-lengths.prompt :]
-        return [ids[0], *kept[1:]] if ids[0] == first else kept
+        if len(ids) <= lengths.prompt:
+            return ids
+        pairs = zip(ids, opening, strict=False)
+        head = [token for token, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        return [*head, *ids[len(ids) - lengths.prompt + len(head) :]]
 
     cut = [(cut_prompt(prompt), response[: lengths.response]) for prompt, response in exchanges]
     return [np.array([*prompt, *response], dtype=np.int32) for prompt, response in cut], [len(p) for p, _ in cut]

@@ -21,7 +21,7 @@ from trainers.checkpoints import Checkpoint, Standing, gather, restore
 from trainers.compute import autocast, fast_attention, pad_id, pick_device
 from trainers.context import Context, Heartbeat, Progress, Report, unhurried
 from trainers.embeddings import train_used_rows, used_ids
-from trainers.kinds import kind_of, split_tokens
+from trainers.kinds import asked_tokens, kind_of, split_tokens
 from trainers.ranks import Ranks
 from trainers.tokens import Tokens
 
@@ -249,7 +249,7 @@ class _Fit:
         if not self.job.final:
             return None
         context = self.job.context
-        tokens = split_tokens(context, base=self.job.plan.base, split="validation")
+        tokens = asked_tokens(self.job.plan, context, split="validation")
         kind = kind_of(context)
         answers = kind.ask(self.model, tokens, context=context, ranks=self.job.ranks)
         return kind.quality(answers, tokens, context=context).value

@@ -7,7 +7,7 @@ import numpy as np
 from spaces.objectives import OBJECTIVES
 from spaces.plan import Plan
 from trainers.context import Context
-from trainers.kinds import kind_of, split_tokens
+from trainers.kinds import asked_tokens, kind_of
 from trainers.ranks import solo
 
 
@@ -18,7 +18,7 @@ def overfit(trained: Any, plan: Plan, context: Context) -> float:
     before any deployment. Of train, as many rows as validation has, by the plan's seed: all plans of a search are asked
     the same ones.
     """
-    train, validation = (split_tokens(context, base=plan.base, split=split) for split in ("train", "validation"))
+    train, validation = (asked_tokens(plan, context, split=split) for split in ("train", "validation"))
     rows = np.random.default_rng(plan.seed).permutation(len(train))[: len(validation)]
     gap = _quality(trained, train.take(np.sort(rows)), context) - _quality(trained, validation, context)
     return gap if OBJECTIVES[context.metric].direction == "max" else -gap

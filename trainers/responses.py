@@ -41,7 +41,7 @@ def _written(model: Any, tokens: ResponseTokens, rows: np.ndarray, metric: str) 
         end_ids={tokens.tokenizer.eos_token_id},
         pad_id=pad_id(model),
     )
-    return _OF_TEXTS[metric](tokens.texts(written), [tokens.responses[row] for row in rows.tolist()])
+    return _OF_TEXTS[metric](tokens.answers(written), [tokens.responses[row] for row in rows.tolist()])
 
 
 @torch.inference_mode()

@@ -144,8 +144,13 @@ def _token_ids(texts: tuple[str, ...], model: "ModelInfo", length: int) -> Itera
 
 def write_rows(path: Path, ids: Sequence[np.ndarray], columns: Mapping[str, pa.Array]) -> None:
     """Write an Arrow file of the rows' token ids (int32) as ``input_ids``, and of other ``columns``."""
-    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
-    values = np.concatenate([*ids, np.empty(0, dtype=np.int32)])
-    batch = pa.record_batch({"input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)), **columns})
+    batch = pa.record_batch({"input_ids": lists(ids), **columns})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
+
+
+def lists(ids: Sequence[np.ndarray]) -> pa.Array:
+    """Token ids (int32) of rows as one column."""
+    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
+    values = np.concatenate([*ids, np.empty(0, dtype=np.int32)])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))

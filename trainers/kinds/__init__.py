@@ -1,12 +1,13 @@
 """The kinds of task, and which one a context is about."""
 
+from spaces.plan import Plan
 from trainers.context import Context
 from trainers.kinds.kind import Answers, AnyRows, Kind, Request
 from trainers.model_files import ModelError
 from trainers.storage import StorageError
 from trainers.tokens import Tokens
 
-__all__ = ["Answers", "AnyRows", "Kind", "Request", "kind_of", "named_kind", "split_tokens"]
+__all__ = ["Answers", "AnyRows", "Kind", "Request", "asked_tokens", "kind_of", "named_kind", "split_tokens"]
 
 
 def kind_of(context: Context) -> Kind:
@@ -47,3 +48,12 @@ def split_tokens(context: Context, *, base: str, split: str) -> Tokens:
         # Written before the first plan and needed by all of them.
         raise StorageError(f"{context.artifacts}: the tokenised {split!r} rows are gone")
     return kind_of(context).open_tokens(artifact)
+
+
+def asked_tokens(plan: Plan, context: Context, *, split: str) -> Tokens:
+    """The rows of a split as the model that ``plan`` ends in is asked them.
+
+    Raises:
+        ModelError, StorageError: as ``split_tokens``.
+    """
+    return kind_of(context).as_asked(split_tokens(context, base=plan.base, split=split), plan, context)

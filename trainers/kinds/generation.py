@@ -20,6 +20,7 @@ from trainers.cost import CostRow
 from trainers.generation_metrics import RowScores
 from trainers.generation_rows import GenerationRows, GenerationTaskRows, load_generation
 from trainers.generation_tokens import ResponseTokens, tokenise_exchanges
+from trainers.kinds import split_tokens
 from trainers.kinds.kind import Request
 from trainers.metrics import Quality
 from trainers.models import ModelInfo
@@ -59,6 +60,15 @@ class Generation:
 
     def open_tokens(self, artifact: Artifact) -> ResponseTokens:
         return ResponseTokens.of(artifact)
+
+    def as_asked(self, tokens: ResponseTokens, plan: Plan, context: Context) -> ResponseTokens:
+        stage = plan.last_training
+        if stage is None or not (stage.prefix or stage.reasons):
+            return tokens
+        train = split_tokens(context, base=plan.base, split="train")
+        assert isinstance(train, ResponseTokens)
+        room = train.max_reasoned_tokens if stage.reasons else tokens.max_new_tokens
+        return tokens.asked(prefix=stage.prefix, max_new_tokens=room, reasons=stage.reasons)
 
     def typical_request(self, tokens: ResponseTokens) -> Request:
         return Request(int(np.median(tokens.prompt_lengths)), int(np.median(tokens.response_lengths)))

@@ -66,6 +66,9 @@ class Kind(Protocol):
     def open_tokens(self, artifact: Artifact) -> Tokens:
         """The rows of an artifact of ``tokenise``."""
 
+    def as_asked(self, tokens: Any, plan: Plan, context: Context) -> Tokens:
+        """``tokens`` as the model that ``plan`` ends in has to be asked them, to answer as it has learnt to."""
+
     def typical_request(self, tokens: Any) -> Request:
         """The median of the rows."""
 
