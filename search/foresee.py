@@ -127,7 +127,7 @@ def _cost(row: CostRow, base_layers: int, broken: Callable[[Any], list[str]]) ->
     costs = known_costs([row])[(row.shape, row.precision, row.target)]
     return {
         "layers": row.shape.num_layers or base_layers,
-        "additions": list(row.shape.additions),
+        "additions": list(row.shape.details),
         "precision": row.precision,
         "target": row.target,
         "estimated": row.estimated,

@@ -251,6 +251,9 @@ class _Remembered:
         key = [_PROBE_VERSION, shape, precision, prepared.sequence_length, len(prepared.rows.labels), _machine()]
         if prepared.context.output_tokens:
             key += [prepared.context.output_tokens, _torch_version()]
+        if shape.reasons:
+            # How long a rationale is.
+            key.append(prepared.context.tokens[shape.base]["train"])
         return f"{fingerprint(key)}.json"
 
 

@@ -73,7 +73,7 @@ def say_layers(num_layers: int | None) -> str:
 
 def say_shape(shape: Shape, base_layers: int | None = None) -> str:
     """The size of a model in layers, and what was added to them; all of them are ``base_layers``, if that is known."""
-    return " + ".join([say_layers(shape.num_layers or base_layers), *shape.additions])
+    return " + ".join([say_layers(shape.num_layers or base_layers), *shape.details])
 
 
 def say_plan(plan: Plan) -> str:

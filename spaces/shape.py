@@ -31,6 +31,8 @@ class Shape(Frozen):
     num_layers: Annotated[int | None, Field(ge=1)] = None
     """Layers that are left; None: the base's own number."""
     adapters: Annotated[Adapters | None, LATER] = None
+    reasons: Annotated[bool, LATER] = False
+    """Whether a rationale is written before each response: a request then takes longer."""
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> "Shape":
@@ -41,3 +43,8 @@ class Shape(Frozen):
     def additions(self) -> tuple[str, ...]:
         """What was put into the layers that are left, a word each."""
         return (self.adapters.say(),) if self.adapters else ()
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """What tells its costs from those of the same layers as they are, a word each."""
+        return (*self.additions, "rationale") if self.reasons else self.additions

@@ -8,32 +8,39 @@ import numpy as np
 import pytest
 import torch
 from generation_task import generation_context, repeating_rows
+from ledgers import make_space
 from tiny_models import VOCABULARY
 from torch.nn import functional
 from training_task import finetuning, fitting, plan_of
 
 from search.spec import SpecError, load_spec
+from search.words import say_shape
 from spaces.catalogue import CATALOGUE
-from spaces.methods.distill_cot import DistillCot, Written
+from spaces.draw import restrict
+from spaces.methods.distill_cot import COT_MODE, DistillCot, Written
 from spaces.plan import Plan
+from spaces.shape import Shape
 from spaces.stages import Chain
 from trainers import distill_cot as method
+from trainers import generation_cost
 from trainers import rationales as rationales_module
 from trainers.batches import collate
 from trainers.carry_out import carry_out
 from trainers.causal_models import inspect_causal, load_causal
 from trainers.context import Context, Progress
+from trainers.cost import read_cost_table, write_cost_table
 from trainers.distill_cot import multitask_loss, reasoned_rows, two_tasks
 from trainers.finetune import gold_loss
 from trainers.generate import drawn, likeliest
 from trainers.generation_rows import GenerationRows
 from trainers.generation_tokens import ResponseTokens, tokenise_exchanges
-from trainers.kinds import asked_tokens, split_tokens
+from trainers.kinds import asked_tokens, kind_of, split_tokens
 from trainers.loop import TrainingError
 from trainers.model_files import ModelError
 from trainers.ranks import solo
 from trainers.rationales import data_rationales, right_rationale
 from trainers.run_stage import run_plan
+from trainers.storage import Storage
 
 GENERATE = DistillCot(mode="generate", optimisation=fitting(epochs=1))
 MULTITASK = DistillCot(mode="multitask", alpha=0.3, optimisation=fitting(epochs=1))
@@ -209,6 +216,34 @@ def test_a_plan_that_goes_on_without_rationales_is_asked_plainly(context: Contex
 def test_what_is_deployed_is_measured_as_it_was_trained(stage: DistillCot, context: Context) -> None:
     result = carry_out(plan_of(stage), ["fp32"], context, ranks=solo(), report=silent)
     assert result is not None and result.variants[0].value == pytest.approx(result.curve[-1][1])
+
+
+# What it costs --------------------------------------------------------------------------------------------------
+
+
+def test_a_request_to_a_generating_model_is_measured_with_its_rationale(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation_cost, "CALLS", 2)
+    known = dataclasses.replace(context, output_tokens=3)
+    lengths = [len(prompt.split()) + 4 + 2 + 1 for i, prompt in enumerate(repeating_rows(24, seed=0).prompts) if i % 3]
+    costs = []
+    for stage, wanted in ((MULTITASK, 3), (GENERATE, int(np.median(lengths)))):
+        shape = plan_of(stage).shape
+        costs.append(kind_of(known).probe(shape, "fp32", known, reference=Shape(base="base"), sequence_length=5))
+        assert (costs[-1].shape.reasons, costs[-1].output_tokens) == (stage is GENERATE, wanted)
+    assert costs[1].flops > costs[0].flops
+    assert (say_shape(costs[0].shape), say_shape(costs[1].shape)) == ("all layers", "all layers + rationale")
+    storage = Storage(context.artifacts)
+    write_cost_table(costs, storage, "costs.parquet")
+    assert read_cost_table(storage, "costs.parquet") == costs
+
+
+def test_a_mode_that_is_too_slow_is_taken_out() -> None:
+    space = dataclasses.replace(make_space(), strategies=("distill_cot",))
+    assert {shape.reasons for shape in CATALOGUE["distill_cot"].ends_in(space)} == {False, True}
+    left = restrict(space, lambda shape: not shape.reasons)
+    assert (left.strategies, left.options(COT_MODE)) == (("distill_cot",), ("multitask",))
 
 
 # A teacher's rationales -----------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ _SHAPE_COLUMNS = [
     ("base", pa.string()),
     ("num_layers", pa.int64()),
     ("adapters", pa.struct([("placement", pa.string()), ("reduction", pa.int64())])),
+    ("reasons", pa.bool_()),
 ]
 
 

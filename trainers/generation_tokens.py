@@ -32,6 +32,8 @@ class Lengths(NamedTuple):
     """Its end included."""
     reasoned: int = 0
     """Of the longest response with its rationale before it, end included; 0 where no row has one."""
+    usual_reasoned: int = 0
+    """Of the median one."""
 
 
 class ResponseTokens(Tokens):
@@ -68,6 +70,11 @@ class ResponseTokens(Tokens):
     def max_new_tokens(self) -> int:
         """How long a response may become, its end included; with its rationale, where one is to be written."""
         return self._lengths.response
+
+    @property
+    def usual_reasoned_tokens(self) -> int:
+        """How long a response usually is with its rationale before it."""
+        return min(self._lengths.usual_reasoned, self.max_reasoned_tokens)
 
     @property
     def max_reasoned_tokens(self) -> int:
@@ -171,7 +178,8 @@ def tokenise_exchanges(
         exchanges = list(_exchanges(rows.prompts, rows.responses, tokenizer))
         about["notes"] = _notes(exchanges, lengths)
         ids, prompts = _joined(exchanges, lengths, _opening(tokenizer))
-        lengths = lengths._replace(reasoned=_longest_reasoned(rows, tokenizer))
+        longest, usual = _reasoned_lengths(rows, tokenizer)
+        lengths = lengths._replace(reasoned=longest, usual_reasoned=usual)
         about |= {"tokens": sum(map(len, ids)), **lengths._asdict()}
         texts = {"prompt": rows.prompts, "response": rows.responses, "rationale": rows.rationales}
         columns = {name: pa.array(column, pa.string()) for name, column in texts.items()}
@@ -195,10 +203,12 @@ def num_tokens(targets: Sequence[str], tokenizer: Any) -> np.ndarray:
     return np.array([len(found) + 1 for found in ids])
 
 
-def _longest_reasoned(rows: GenerationRows, tokenizer: Any) -> int:
+def _reasoned_lengths(rows: GenerationRows, tokenizer: Any) -> tuple[int, int]:
+    """Tokens of the longest and of the median response with its rationale; 0 where no row has one."""
     pairs = zip(rows.rationales, rows.responses, strict=True)
     targets = [reasoned(rationale, response) for rationale, response in pairs if rationale]
-    return int(num_tokens(targets, tokenizer).max(initial=0))
+    found = num_tokens(targets, tokenizer)
+    return (int(found.max()), int(np.median(found))) if len(found) else (0, 0)
 
 
 def _exchanges(

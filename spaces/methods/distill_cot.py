@@ -10,6 +10,7 @@ from spaces.methods.cut import cut
 from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
 from spaces.methods.teachers import recipe
 from spaces.ranges import Choice, Range
+from spaces.shape import Shape
 from spaces.space import Space
 from spaces.stages import Chain, Stage, Training
 from spaces.strategy import Strategy
@@ -77,6 +78,9 @@ class DistillCot(Training):
     def reasons(self) -> bool:
         return self.mode == "generate"
 
+    def reshape(self, shape: Shape) -> Shape:
+        return shape.model_copy(update={"reasons": self.reasons})
+
     def say(self) -> str:
         whose = self.written.teacher.say_teacher() if self.written else "the data"
         if self.mode == "generate":
@@ -113,6 +117,12 @@ def _written(space: Space, chooser: Chooser) -> Written:
     )
 
 
+def _shapes(space: Space) -> tuple[Shape, ...]:
+    sizes = [space.shape(num_layers) for num_layers in space.student_layers]
+    modes = space.options(COT_MODE)
+    return tuple(size.model_copy(update={"reasons": mode == "generate"}) for mode in modes for size in sizes)
+
+
 DISTILL_COT = Strategy(
     name="distill_cot",
     summary="student cut from the base, trained on responses and on the rationales that lead to them",
@@ -120,4 +130,5 @@ DISTILL_COT = Strategy(
     parameters=(COT_MODE, RESPONSE_WEIGHT, RATIONALES, NUM_RATIONALES, STUDENT_LEARNING_RATE, EPOCHS),
     kinds=("generation",),
     needs=("rationales",),
+    shapes=_shapes,
 )

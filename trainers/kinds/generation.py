@@ -1,6 +1,7 @@
 """Prompts in, text out: a causal language model, served by torch with packed weights."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,10 @@ class Generation:
     def probe(
         self, shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
     ) -> CostRow:
+        if shape.reasons:
+            train = split_tokens(context, base=shape.base, split="train")
+            assert isinstance(train, ResponseTokens)
+            context = replace(context, output_tokens=train.usual_reasoned_tokens)
         return generation_cost.probe(shape, precision, context, reference=reference, sequence_length=sequence_length)
 
     def time_batches(
