@@ -69,5 +69,6 @@ DISTILL_FEATURE = Strategy(
         STUDENT_LEARNING_RATE,
         EPOCHS,
     ),
+    kinds=("classification", "generation"),
     needs=("teacher", "same_tokens"),
 )

@@ -70,5 +70,6 @@ DISTILL_REVERSE_KL = Strategy(
     summary="student cut from the base, taught by a divergence that seeks the teacher's modes",
     build=_distill_reverse_kl,
     parameters=(DIVERGENCE, BETA, SKEW, SOFTENING, ALPHA, STUDENT_LEARNING_RATE, EPOCHS),
+    kinds=("classification", "generation"),
     needs=("teacher",),
 )

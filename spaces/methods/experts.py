@@ -196,5 +196,6 @@ MOE_DFT = Strategy(
         STUDENT_LEARNING_RATE,
         EPOCHS,
     ),
+    kinds=("classification", "generation"),
     needs=("teacher",),
 )

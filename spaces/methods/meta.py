@@ -73,5 +73,6 @@ META_DISTILL = Strategy(
     summary="student cut from the base, taught by an expert that learns to teach from the student's quizzes",
     build=_meta_distill,
     parameters=(META_LEARNING_RATE, ALPHA, TEMPERATURE, STUDENT_LEARNING_RATE, EPOCHS),
+    kinds=("classification", "generation"),
     needs=("teacher",),
 )
