@@ -12,7 +12,7 @@ from search.question import Question
 from search.records import Record
 from search.run import Run, num_layers
 from search.select import feasible_variants, record_to_json
-from search.words import say_layers
+from search.words import say_layers, say_name
 from spaces.objectives import OBJECTIVES, nearest, parse_constraint
 from spaces.targets import TARGETS
 
@@ -232,7 +232,7 @@ def _rule(question: Question) -> str:
     fits = " and fits every constraint" if question.constraints else ""
     return (
         f"The best of each group is the variant on {question.target} that was trained to its end{fits}, with the best "
-        f"{question.metric} on the validation rows; of equals the cheaper one."
+        f"{say_name(question.metric)} on the validation rows; of equals the cheaper one."
     )
 
 

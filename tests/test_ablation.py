@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from search.ablation import (
     AblationError,
+    Batch,
     ablation_to_json,
     best,
     best_of_groups,
@@ -32,7 +33,7 @@ from search.cli import app
 from search.export import ExportError
 from search.ledger import Ledger
 from search.question import Question
-from search.report.ablation_section import ablation_section
+from search.report.ablation_section import ablation_section, explained
 from search.report.batch_figures import batch_figures
 from search.report.build import build
 from search.report.html import render_html
@@ -376,6 +377,16 @@ def test_the_section_shows_what_was_measured(tmp_path: Path, by: str) -> None:
         assert [trace["name"] for trace in traces] == [member.group for member in found.members]
         assert [trace["x"] for trace in traces] == [[1, 8, 32]] * len(traces)
         assert [trace["y"] for trace in traces] == [[value(batch) for batch in m.batches] for m in found.members]
+
+
+def test_a_busy_machine_is_said(tmp_path: Path) -> None:
+    storage = make_run(tmp_path, RunSettings(trials=6))
+    add_ablation(storage)
+    found = read_ablation(load_run(tmp_path))
+    assert "busy" not in " ".join(explained(found))
+    first, *others = found.members
+    slow = replace(first, batches=(Batch(batch_size=1, latency_ms=2.0, latency_p95_ms=9.0),))
+    assert "a 95th percentile is 4.5 times its median" in " ".join(explained(replace(found, members=(slow, *others))))
 
 
 def test_a_record_that_is_gone_leaves_the_table(tmp_path: Path) -> None:

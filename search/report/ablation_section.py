@@ -10,6 +10,8 @@ from search.report.pieces import coloured, identity, number, plot, section, tabl
 from search.words import say, say_interval, say_name
 
 COLUMNS = ("size_mb", "memory_mb", "train_seconds", "forgetting", "overfit")
+_QUIET = 3.0
+"""The 95th percentile is at most this many times the median on a machine that does little else."""
 
 
 def ablation_section(ablation: Ablation, metric: str, plots: Mapping[str, Any]) -> str:
@@ -43,7 +45,19 @@ def explained(ablation: Ablation) -> list[str]:
         f"{ablation.rule}{constraints} A group of more variants has the better chances.",
         f"Timed on one thread, {ablation.num_calls} calls of each at each batch size, all in turn, call by call; rows "
         f"of {ablation.sequence_length} tokens{answered}.",
+        *_unquiet(ablation),
         *(f"Left out: {text}." for text in ablation.left_out),
+    ]
+
+
+def _unquiet(ablation: Ablation) -> list[str]:
+    worst = max((b.latency_p95_ms / b.latency_ms for member in ablation.members for b in member.batches), default=1.0)
+    if worst <= _QUIET:
+        return []
+    # Two cores at a load of 7: the median of a call of 1.2 ms was 8 % above that of the cost table, of 1.6 ms 86 %.
+    return [
+        f"The machine was busy: a 95th percentile is {worst:.1f} times its median. Long calls are then slowed more "
+        "than short ones; measure again when it is quiet."
     ]
 
 

@@ -67,7 +67,7 @@ def render_ablation(ablation: Ablation, metric: str) -> RenderableType:
         costs.add_column(head, overflow="fold")
     for head in (say_name(metric), "interval", *(say_name(name) for name in shown)):
         costs.add_column(head, justify="right", no_wrap=True)
-    batches = _plain_table(Text("Batches: median, 95th percentile, throughput", style="bold"))
+    batches = _plain_table(Text("By rows in a batch", style="bold"))
     for head in ("group", "rows", "median", "p95", "throughput"):
         batches.add_column(head, justify="left" if head == "group" else "right", no_wrap=head != "group")
     for member in ablation.members:
