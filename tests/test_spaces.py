@@ -17,10 +17,13 @@ from spaces.methods.adapter import AdapterTuning
 from spaces.methods.cut import SelectLayers, spread
 from spaces.methods.distill import Distill
 from spaces.methods.distill_feature import DistillFeature
+from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.methods.experts import DistillExperts, Expert, Gate, Part
 from spaces.methods.features import Feature
 from spaces.methods.finetune import Finetune, Lora
 from spaces.methods.meta import MetaDistill
+from spaces.methods.pseudo_label import PseudoLabel
+from spaces.methods.quantized_distill import QuantizedDistill
 from spaces.objectives import OBJECTIVES, parse_constraint
 from spaces.plan import Plan
 from spaces.shape import Adapters, Shape
@@ -73,7 +76,20 @@ def _plan(*stages, **changes):
 
 # Written down once. A change here means that every user's artifacts are trained again: raise a stage's `version` where
 # its result changes, and leave these alone otherwise.
+_TAUGHT = {"optimisation": _OPTIMISATION, "teacher": _TEACHER}
 _GOLDEN = {
+    "diverging": (
+        _plan(_CUT, DistillDivergence(divergence="jsd", mix=0.5, temperature=1.0, alpha=0.5, **_TAUGHT)),
+        "5b0297f7be332581930ddfe870d01f9c65ad5f2110c2be44b83fc185ad836d23",
+    ),
+    "labelled": (
+        _plan(_CUT, PseudoLabel(unlabeled="u" * 64, confidence=0.7, **_TAUGHT)),
+        "c52d068f9b21ae104e5cf7e664a242368b6b02273a6039233f015af3649355d0",
+    ),
+    "quantized": (
+        _plan(_FULL, _CUT, QuantizedDistill(temperature=2.0, **_TAUGHT)),
+        "50a216303c778316a192f8fef97d303f8edb9f9f0fc027db3cbdf0f84d6c1fc3",
+    ),
     "full": (_plan(_FULL), "01aba567db1dfe4f5e18029acfc8e7af124de2054e54403df969cc024ebc538b"),
     "lora": (_plan(_LORA), "6304bd5e27cb66bb1daed220937f2654c2f7614d14c17554cef9f22792b74112"),
     "cut": (_plan(_CUT, _FULL, seed=7), "1318ec17dccf08c11582d0147250fdb11754108a78ea4963d178c9389e088ffd"),
