@@ -14,6 +14,8 @@ from search.run import Run, num_layers
 from search.select import feasible_variants, record_to_json
 from search.words import say_layers, say_name
 from spaces.objectives import OBJECTIVES, nearest, parse_constraint
+from spaces.plan import Plan
+from spaces.shape import Shape
 from spaces.targets import TARGETS
 
 FILE = "ablation.json"
@@ -56,9 +58,9 @@ class Member:
     """What was measured, by batch size; empty before that."""
 
     @property
-    def num_layers(self) -> int | None:
-        """Of its model; None: as many as the base has."""
-        return num_layers(self.record)
+    def shape(self) -> Shape:
+        """Of its model."""
+        return Plan.model_validate_json(self.record.plan).shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,8 @@ class Ablation:
     sequence_length: int = 0
     """Tokens of each row that was timed."""
     output_tokens: int = 0
-    """Tokens that each row was answered with; 0 where the answer is no text."""
+    """Tokens that each row was answered with, beside a rationale where one is written; 0 where the answer is no text.
+    """
     num_calls: int = 0
     """Of each variant at each batch size."""
 
@@ -179,7 +182,7 @@ def ablation_to_json(ablation: Ablation, *, metric: str) -> dict[str, Any]:
             {
                 "group": member.group,
                 "num_variants": member.num_variants,
-                "num_layers": member.num_layers,
+                "num_layers": member.shape.num_layers,
                 **record_to_json(member.record, metric=metric),
                 "batches": [{**vars(batch), "rows_per_s": batch.rows_per_s} for batch in member.batches],
             }

@@ -39,7 +39,11 @@ def measure(run: Run, picked: Ablation, *, batch_sizes: Sequence[int], say: Say)
             _deploy(member.record, context, Path(folder) / str(number)) for number, member in enumerate(picked.members)
         ]
         times = kind_of(context).time_batches(
-            deployed, batch_sizes=batch_sizes, sequence_length=length, context=context
+            deployed,
+            [member.shape for member in picked.members],
+            batch_sizes=batch_sizes,
+            sequence_length=length,
+            context=context,
         )
         for batch_size in batch_sizes:
             say(f"timing batches of {batch_size}")

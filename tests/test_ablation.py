@@ -254,21 +254,28 @@ def test_graphs_are_asked_in_turn_for_whole_batches(monkeypatch: pytest.MonkeyPa
 
 
 def test_models_that_write_are_asked_for_whole_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = generation_context(tmp_path, output_tokens=3)
+    context = generation_context(tmp_path)
     model = load_causal(context.base_folder("base"))
     files = [write_packed(model, precision=precision, folder=tmp_path / precision) for precision in ("fp32", "int8")]
-    sizes, original = [], generation_cost.start
+    sizes, steps, original, one_more = [], [], generation_cost.start, generation_cost.step
 
     def start(model, prompts, *, pad_id):
         sizes.append([len(prompt) for prompt in prompts])
         return original(model, prompts, pad_id=pad_id)
 
+    def step(model, state, tokens):
+        steps.append(len(tokens))
+        return one_more(model, state, tokens)
+
     monkeypatch.setattr(generation_cost, "start", start)
-    found = list(generation_cost.time_batches(files, batch_sizes=[1, 4], sequence_length=6, context=context))
+    monkeypatch.setattr(generation_cost, "step", step)
+    found = list(generation_cost.time_batches(files, [3, 2], batch_sizes=[1, 4], sequence_length=6))
     assert [times.shape for times in found] == [(2, generation_cost.CALLS)] * 2
     assert all((times > 0).all() for times in found)
     calls = 2 * (generation_cost.CALLS + generation_cost.WARM_UP)
     assert sizes == [[6]] * calls + [[6] * 4] * calls
+    # The first token of 3, and of 2, comes from reading the prompt.
+    assert steps == [1] * (3 * calls // 2) + [4] * (3 * calls // 2)
 
 
 # Measuring a run ------------------------------------------------------------------------------------------------

@@ -84,14 +84,17 @@ class Request:
 
 
 def time_batches(
-    files: Sequence[Path], *, batch_sizes: Sequence[int], sequence_length: int, context: Context
+    files: Sequence[Path], output_tokens: Sequence[int], *, batch_sizes: Sequence[int], sequence_length: int
 ) -> Iterator[np.ndarray]:
-    """For each batch size the time (ms) of every request to every packed model, files × calls, the models in turn."""
+    """For each batch size the time (ms) of every request to every packed model, files × calls, the models in turn;
+    each answers with as many of ``output_tokens`` as stand in its place.
+    """
     torch.set_num_threads(1)
     models = [open_packed(file) for file in files]
     for batch_size in batch_sizes:
-        request = Request(sequence_length, max(1, context.output_tokens), batch_size)
-        yield time_in_turn([_stopwatch(model, request, []) for model in models], calls=CALLS, warm_up=WARM_UP)
+        requests = [Request(sequence_length, max(1, count), batch_size) for count in output_tokens]
+        calls = [_stopwatch(model, request, []) for model, request in zip(models, requests, strict=True)]
+        yield time_in_turn(calls, calls=CALLS, warm_up=WARM_UP)
 
 
 def request_facts(model: Any, request: Request) -> GraphFacts:

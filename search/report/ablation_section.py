@@ -39,7 +39,7 @@ def ablation_section(ablation: Ablation, metric: str, plots: Mapping[str, Any]) 
 
 def explained(ablation: Ablation) -> list[str]:
     """In sentences: how the members were found, how they were timed, and what is left out."""
-    answered = f", each answered with {ablation.output_tokens}" if ablation.output_tokens else ""
+    answered = f", each answered with {ablation.output_tokens} and any rationale" if ablation.output_tokens else ""
     constraints = f" Constraints: {', '.join(ablation.constraints)}." if ablation.constraints else ""
     return [
         f"{ablation.rule}{constraints} A group of more variants has the better chances.",

@@ -87,6 +87,7 @@ class Classification:
     def time_batches(
         self,
         deployed: Sequence[Path],
+        _shapes: Sequence[Shape],
         *,
         batch_sizes: Sequence[int],
         sequence_length: int,

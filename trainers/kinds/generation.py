@@ -102,15 +102,26 @@ class Generation:
     def probe(
         self, shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
     ) -> CostRow:
-        if shape.reasons:
-            train = split_tokens(context, base=shape.base, split="train")
-            assert isinstance(train, ResponseTokens)
-            context = replace(context, output_tokens=train.usual_reasoned_tokens)
+        context = replace(context, output_tokens=_output_tokens(shape, context))
         return generation_cost.probe(shape, precision, context, reference=reference, sequence_length=sequence_length)
 
     def time_batches(
-        self, deployed: Sequence[Path], *, batch_sizes: Sequence[int], sequence_length: int, context: Context
+        self,
+        deployed: Sequence[Path],
+        shapes: Sequence[Shape],
+        *,
+        batch_sizes: Sequence[int],
+        sequence_length: int,
+        context: Context,
     ) -> Iterator[np.ndarray]:
-        return generation_cost.time_batches(
-            deployed, batch_sizes=batch_sizes, sequence_length=sequence_length, context=context
-        )
+        outputs = [_output_tokens(shape, context) for shape in shapes]
+        return generation_cost.time_batches(deployed, outputs, batch_sizes=batch_sizes, sequence_length=sequence_length)
+
+
+def _output_tokens(shape: Shape, context: Context) -> int:
+    """How much a model of ``shape`` writes in a typical request: rationales as well, where it does."""
+    if not shape.reasons:
+        return context.output_tokens
+    train = split_tokens(context, base=shape.base, split="train")
+    assert isinstance(train, ResponseTokens)
+    return train.usual_reasoned_tokens

@@ -99,8 +99,14 @@ class Kind(Protocol):
         """Measure what serving ``shape`` at ``precision`` costs, on one thread of this process."""
 
     def time_batches(
-        self, deployed: Sequence[Path], *, batch_sizes: Sequence[int], sequence_length: int, context: Context
+        self,
+        deployed: Sequence[Path],
+        shapes: Sequence[Shape],
+        *,
+        batch_sizes: Sequence[int],
+        sequence_length: int,
+        context: Context,
     ) -> Iterator[np.ndarray]:
-        """For each batch size how long (ms) each of the results of ``deploy`` takes, deployed × calls: rows of
-        ``sequence_length`` tokens, on one thread of this process, call by call in turn.
+        """For each batch size how long (ms) each of the results of ``deploy``, of these shapes, takes, deployed ×
+        calls: rows of ``sequence_length`` tokens, on one thread of this process, call by call in turn.
         """
