@@ -83,7 +83,8 @@ class Clerk:
         for (shape, precision, target), costs in self.costs.items():
             if shape in shapes and (broken := self.goals.broken_known(costs)):
                 layers = shape.num_layers or self.base_layers
-                name = "-".join(["shape", str(layers), *shape.details])
+                tokens = [] if shape.vocab_size is None else [str(shape.vocab_size)]
+                name = "-".join(["shape", str(layers), *tokens, *shape.details])
                 self.ledger.append(
                     Record(
                         record_id=f"{name}-{precision}-{target}",

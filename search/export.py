@@ -106,7 +106,7 @@ def _write(run: Run, record: Record, plan: Plan, context: Context, folder: Path)
     folder.mkdir(parents=True)
     for path in [*model.folder.glob("model*.safetensors*"), *model.folder.glob("*config.json")]:
         shutil.copyfile(path, folder / path.name)
-    _copy_tokenizer(Path(context.models[plan.base]), folder)
+    _copy_tokenizer(context.tokenizer_folder(plan.reader), folder)
     precision: Any = record.precision
     deployed = kind_of(context).deploy(model, plan=plan, precision=precision, context=context, folder=folder)
     (folder / "distune.json").write_text(json.dumps(_facts(run, record, plan), indent=1, sort_keys=True) + "\n")
@@ -114,12 +114,12 @@ def _write(run: Run, record: Record, plan: Plan, context: Context, folder: Path)
     return deployed
 
 
-def _copy_tokenizer(base: Path, folder: Path) -> None:
+def _copy_tokenizer(source: Path, folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    if not base.exists():
-        raise ExportError(f"{base}: the base model is not there any more; put it back, its tokenizer is needed")
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    if not source.exists():
+        raise ExportError(f"{source}: the base model is not there any more; put it back, its tokenizer is needed")
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
 
 
 def _check(run: Run, record: Record, plan: Plan, context: Context, deployed: Path) -> None:

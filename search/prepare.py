@@ -14,6 +14,7 @@ from spaces.catalogue import CATALOGUE
 from spaces.draw import Draw, opening, restrict, shapes
 from spaces.methods.distill import DFT_FEATURE
 from spaces.methods.finetune import baseline
+from spaces.methods.vocabulary import KeepVocabulary
 from spaces.shape import Shape
 from spaces.space import Space
 from spaces.targets import TARGETS, Precision
@@ -24,8 +25,10 @@ from trainers.datasets import TaskRows
 from trainers.docstrings import cache_folder
 from trainers.experts.parts import keep_domains
 from trainers.kinds import AnyRows, kind_of, named_kind, split_tokens
+from trainers.model_files import ModelError
 from trainers.models import ModelInfo
 from trainers.storage import Storage
+from trainers.vocabulary import keep_vocabulary, read_cut
 
 COST_TABLE = "cost_table.parquet"
 _PROBE_VERSION = 1
@@ -59,8 +62,8 @@ class Prepared:
 
     @property
     def reference(self) -> Shape:
-        """The base at full depth."""
-        return self.space.shape(self.space.base_layers)
+        """The base as it is."""
+        return self.space.reference
 
 
 def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared:
@@ -101,7 +104,10 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         domains=keep_domains(domains, context.store) if domains else None,
         unlabeled=rows.splits["unlabeled"].fingerprint if "unlabeled" in rows.splits else None,
     )
-    tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens, say) for name, model in models.items()}
+    vocabulary = _vocabulary(rows, base, context, say) if spec.model.vocabulary == "task" else None
+    space = replace(space, vocabulary=vocabulary)
+    readers = models | ({vocabulary.reader: read_cut(vocabulary, base, context.store)} if vocabulary else {})
+    tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens, say) for name, model in readers.items()}
     context = replace(context, tokens=tokens)
     if teacher is not None and (where := unlike_tokens(context, base=base.fingerprint, teacher=teacher.fingerprint)):
         reason = f"{teacher.reference} does not read the tokens of {base.reference}: {where}"
@@ -224,6 +230,18 @@ def _tokenise(rows: AnyRows, model: ModelInfo, context: Context, max_tokens: int
         for note in artifact.about.get("notes", ()):
             say(f"data: {name}: {note}")
     return {name: artifact.fingerprint for name, artifact in found.items()}
+
+
+def _vocabulary(rows: AnyRows, base: ModelInfo, context: Context, say: Say) -> KeepVocabulary:
+    """What students keep: the tokens of the rows that they are trained on, never of those that they are judged by."""
+    assert isinstance(rows, TaskRows), "the spec refuses it where answers are text"
+    learnt = [rows.train, *([rows.unlabeled] if rows.unlabeled else [])]
+    try:
+        stage = keep_vocabulary(learnt, base, context.store)
+    except ModelError as error:
+        raise SpecError([f"model.vocabulary: found task; {error}; or write full"]) from error
+    say(f"vocabulary: students keep {stage.num_tokens:,} of {base.vocab_size:,} tokens")
+    return stage
 
 
 class _Remembered:

@@ -228,6 +228,9 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     if metric == "perplexity":
         problem = "perplexity is minimised, and a search maximises quality in this version; use exact_match or rouge_l"
         found.append((("task", "metric"), problem))
+    if task.get("kind") == "generation" and _section(raw, "model").get("vocabulary") == "task":
+        problem = "found task; a model writes with its vocabulary, only classification can cut it; write full"
+        found.append((("model", "vocabulary"), problem))
     found += _nothing_to_forget(task, search)
     if metric in QUALITY_METRICS:
         found += _wrong_objectives(_texts(search.get("objectives")), metric)

@@ -116,6 +116,9 @@ class ModelSpec(Section):
     student_layers: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Sizes of students, in layers. Otherwise 1 2 3 4 and then every second number below the base's."""
 
+    vocabulary: Literal["full", "task"] = "full"
+    """What students keep of the base's vocabulary: all of it, or what train and unlabeled use and a tenth more."""
+
     @field_validator("student_layers")
     @classmethod
     def _sizes(cls, sizes: tuple[int, ...] | None) -> tuple[int, ...] | None:

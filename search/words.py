@@ -72,8 +72,11 @@ def say_layers(num_layers: int | None) -> str:
 
 
 def say_shape(shape: Shape, base_layers: int | None = None) -> str:
-    """The size of a model in layers, and what was added to them; all of them are ``base_layers``, if that is known."""
-    return " + ".join([say_layers(shape.num_layers or base_layers), *shape.details])
+    """The size of a model in layers, in tokens where its vocabulary is cut, and what was added to the layers; all of
+    them are ``base_layers``, if that is known.
+    """
+    tokens = "" if shape.vocab_size is None else f", {shape.vocab_size:,} tokens"
+    return " + ".join([say_layers(shape.num_layers or base_layers) + tokens, *shape.details])
 
 
 def say_plan(plan: Plan) -> str:

@@ -46,9 +46,8 @@ def opening(space: Space) -> Iterator[Draw]:
 
 def shapes(space: Space) -> list[Shape]:
     """Every shape that a plan of ``space`` can end in, and the base itself (the reference); students first."""
-    reference = space.shape(space.base_layers)
     ends = [shape for name in space.strategies for shape in CATALOGUE[name].ends_in(space)]
-    return sorted(dict.fromkeys([*ends, reference]), key=lambda shape: shape.num_layers or space.base_layers)
+    return sorted(dict.fromkeys([*ends, space.reference]), key=lambda shape: shape.num_layers or space.base_layers)
 
 
 def restrict(space: Space, feasible: Callable[[Shape], bool]) -> Space:

@@ -30,6 +30,8 @@ class Shape(Frozen):
     """Fingerprint of the base model."""
     num_layers: Annotated[int | None, Field(ge=1)] = None
     """Layers that are left; None: the base's own number."""
+    vocab_size: Annotated[int | None, Field(ge=1), LATER] = None
+    """Tokens that are left; None: all of the base's."""
     adapters: Annotated[Adapters | None, LATER] = None
     reasons: Annotated[bool, LATER] = False
     """Whether a rationale is written before each response: a request then takes longer."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spaces.choosers import Chooser, Value
+from spaces.methods.vocabulary import KeepVocabulary
 from spaces.plan import Plan
 from spaces.ranges import Choice, Parameter, Range
 from spaces.shape import Shape
@@ -34,6 +35,8 @@ class Space:
     batch_size: int = 32
     domains: str | None = None
     """Fingerprint of the training rows' domains; None: the task names no such column."""
+    vocabulary: KeepVocabulary | None = None
+    """The part of the base's vocabulary that students begin with; None: all of it."""
 
     def plan(self, stages: tuple[Stage, ...]) -> Plan:
         """``stages`` on this space's base, data and seed."""
@@ -41,7 +44,13 @@ class Space:
 
     def shape(self, num_layers: int) -> Shape:
         """The shape of a student of ``num_layers``."""
-        return Shape(base=self.base, num_layers=None if num_layers == self.base_layers else num_layers)
+        shape = Shape(base=self.base, num_layers=None if num_layers == self.base_layers else num_layers)
+        return self.vocabulary.reshape(shape) if self.vocabulary else shape
+
+    @property
+    def reference(self) -> Shape:
+        """The shape of the base itself."""
+        return Shape(base=self.base)
 
     # What strategies ask with ---------------------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ class Stage(Frozen):
     """One step on a model. A subclass gives ``kind`` a default: the name under which it is read back."""
 
     carried_out_by: ClassVar[str]
-    """``module:function`` that does it: ``function(model, job)`` where it trains, else ``function(model, stage)``."""
+    """``module:function`` that does it: ``function(model, job)`` where it trains, else ``function(model, stage,
+    context=…)``."""
     version: ClassVar[int] = 1
     """Raise it when the code behind the stage changes its result: old artifacts are then not found again."""
 
@@ -53,6 +54,11 @@ class Stage(Frozen):
     def teachers(self) -> tuple["Chain", ...]:
         """The chains whose models it needs beside the one that it works on."""
         return ()
+
+    @property
+    def reader(self) -> str | None:
+        """Fingerprint of the vocabulary by which the model reads after the stage; None: by the one before."""
+        return None
 
     def reshape(self, shape: Shape) -> Shape:
         """The shape of the model after the stage. Raises ``ValueError`` where the stage cannot follow."""
@@ -125,6 +131,11 @@ class Chain(Frozen):
     def last_training(self) -> Training | None:
         """The stage that says how the chain's model is asked; None where nothing is trained."""
         return next((stage for stage in reversed(self.stages) if isinstance(stage, Training)), None)
+
+    @property
+    def reader(self) -> str:
+        """What tells whose tokens the model reads: the base's fingerprint, or that of a cut vocabulary."""
+        return next((stage.reader for stage in reversed(self.stages) if stage.reader is not None), self.base)
 
     def say_teacher(self) -> str:
         """In words, as the one that teaches."""

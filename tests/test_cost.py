@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny_models import tiny_causal, tiny_model
@@ -39,10 +40,15 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
 
 
 def row(
-    precision: Precision = "fp32", *, num_layers: int | None = None, ratio: float = 0.5, reference: float = 8
+    precision: Precision = "fp32",
+    *,
+    num_layers: int | None = None,
+    vocab_size: int | None = None,
+    ratio: float = 0.5,
+    reference: float = 8,
 ) -> CostRow:
     return CostRow(
-        shape=Shape(base="base", num_layers=num_layers),
+        shape=Shape(base="base", num_layers=num_layers, vocab_size=vocab_size),
         precision=precision,
         target="cpu",
         estimated=False,
@@ -145,11 +151,19 @@ def test_the_table_there_and_back(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     adapted = Shape(base="base", num_layers=2, adapters=Adapters(placement="houlsby", reduction=4))
     with_adapters = dataclasses.replace(row(), shape=adapted)
-    rows = [row(), row("int8", num_layers=3), with_adapters, estimate(row(), FACTS, TARGETS["phone"])]
+    rows = [row(), row("int8", num_layers=3, vocab_size=60), with_adapters, estimate(row(), FACTS, TARGETS["phone"])]
     write_cost_table(rows, storage, "cost_table.parquet")
     assert read_cost_table(storage, "cost_table.parquet") == rows
     with pytest.raises(FileNotFoundError):
         read_cost_table(storage, "other.parquet")
+
+
+def test_a_table_of_an_earlier_version(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    write_cost_table([row(num_layers=3)], storage, "cost_table.parquet")
+    table = pq.read_table(tmp_path / "cost_table.parquet")
+    pq.write_table(table.drop_columns(["vocab_size", "adapters"]), tmp_path / "cost_table.parquet")
+    assert read_cost_table(storage, "cost_table.parquet") == [row(num_layers=3)]
 
 
 # Generation -----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from trainers.experts.parts import keep_domains, part_rows, shared_out
 from trainers.kinds import split_tokens
 from trainers.loop import Job, TrainingError, fit
 from trainers.losses import camkd_weights, load_balance, mixture_log_probs
-from trainers.models import cut, inspect_model, load_classifier
+from trainers.models import inspect_model, load_classifier, select_layers
 from trainers.ranks import solo
 from trainers.run_stage import missing_prefixes, plan_seconds, run_plan
 from trainers.tokens import tokenise
@@ -282,7 +282,7 @@ def test_a_mixture_of_one_is_that_teacher(tmp_path: Path) -> None:
     np.testing.assert_allclose(mixed.log_probs, alone.log_probs, atol=1e-6)
     students = []
     for taught in (mixed, alone):
-        model = cut(load_classifier(Path(context.models["base"]), labels=LABELS), CUT)
+        model = select_layers(load_classifier(Path(context.models["base"]), labels=LABELS), CUT.layers)
         fit(model, against(taught.log_probs, partial(soft_loss, stage)), job_of(plan, context))
         students.append(model.state_dict())
     for name, weights in students[0].items():

@@ -93,29 +93,29 @@ def test_the_probe_is_a_logistic_regression_on_halves_of_every_class() -> None:
 
 
 def test_the_base_forgets_nothing_and_noise_everything(context: Context) -> None:
-    assert forgetting(base_model(context), "base", context) == 0.0
+    assert forgetting(base_model(context), plan_of(), context) == 0.0
     assert loss(base_model(context), context) < 0.2
     deaf = base_model(context)
     torch.nn.init.zeros_(deaf.get_input_embeddings().weight)
-    lost = forgetting(deaf, "base", context)
+    lost = forgetting(deaf, plan_of(), context)
     assert lost is not None and lost > 0.3
 
 
 def test_a_student_is_compared_with_the_base_at_full_depth(context: Context) -> None:
     student = select_layers(base_model(context), (0,))
-    assert forgetting(student, "base", context) == loss(student, context) - loss(base_model(context), context)
+    assert forgetting(student, plan_of(), context) == loss(student, context) - loss(base_model(context), context)
 
 
 def test_the_base_is_asked_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     model = base_model(context)
-    first = forgetting(model, "base", context)
+    first = forgetting(model, plan_of(), context)
     monkeypatch.setattr("trainers.kinds.classification.load_classifier", None)
-    assert forgetting(model, "base", context) == first
+    assert forgetting(model, plan_of(), context) == first
 
 
 def test_without_rows_there_is_nothing_to_forget(tmp_path: Path) -> None:
     context = tiny_context(tmp_path)
-    assert forgetting(base_model(context), "base", context) is None
+    assert forgetting(base_model(context), plan_of(), context) is None
 
 
 def test_overfit_is_train_minus_validation_on_as_many_rows(context: Context) -> None:
@@ -144,7 +144,7 @@ def test_a_result_holds_all_three(context: Context) -> None:
     assert result is not None
     artifact = context.store.find(plan.fingerprint)
     trained = load_classifier(artifact.folder, labels=LABELS)
-    assert result.forgetting == forgetting(trained, "base", context)
+    assert result.forgetting == forgetting(trained, plan_of(), context)
     assert result.overfit == overfit(trained, plan, context)
     assert result.train_memory_mb == artifact.about["peak_memory_mb"] > 50
 

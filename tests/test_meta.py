@@ -21,7 +21,7 @@ from trainers.kinds import split_tokens
 from trainers.loop import Job, TrainingError, Turn, fit
 from trainers.losses import soft_label_loss
 from trainers.meta import MetaTeacher, meta_distill, meta_gradient, quiz_split
-from trainers.models import cut, load_classifier
+from trainers.models import load_classifier, select_layers
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 
@@ -61,7 +61,7 @@ def expert_of(context: Context) -> torch.nn.Module:
 
 
 def student_of(context: Context) -> torch.nn.Module:
-    return cut(load_classifier(Path(context.models["base"]), labels=LABELS), CUT)
+    return select_layers(load_classifier(Path(context.models["base"]), labels=LABELS), CUT.layers)
 
 
 # The gradient ---------------------------------------------------------------------------------------------------

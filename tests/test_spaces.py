@@ -24,6 +24,7 @@ from spaces.methods.finetune import Finetune, Lora
 from spaces.methods.meta import MetaDistill
 from spaces.methods.pseudo_label import PseudoLabel
 from spaces.methods.quantized_distill import QuantizedDistill
+from spaces.methods.vocabulary import KeepVocabulary
 from spaces.objectives import OBJECTIVES, parse_constraint
 from spaces.plan import Plan
 from spaces.shape import Adapters, Shape
@@ -35,6 +36,7 @@ _FULL = Finetune(optimisation=_OPTIMISATION)
 _LORA = Finetune(optimisation=_OPTIMISATION, lora=Lora(rank=8, alpha=16))
 _ADAPTER = AdapterTuning(optimisation=_OPTIMISATION, adapters=Adapters(placement="houlsby", reduction=16))
 _CUT = SelectLayers(layers=(0, 5))
+_SMALL = KeepVocabulary(vocabulary="v" * 64, num_tokens=6081)
 _TEACHER = Chain(base=_BASE, stages=(_FULL,))
 
 
@@ -95,6 +97,7 @@ _GOLDEN = {
     "cut": (_plan(_CUT, _FULL, seed=7), "1318ec17dccf08c11582d0147250fdb11754108a78ea4963d178c9389e088ffd"),
     "mixed": (_plan(_CUT, _mixed()), "e7eaebc653bc1abbc2761d9e077451e36582858ecc289e9f4677d8eac4c84444"),
     "met": (_plan(_CUT, _MET), "f6ea95b9044c1c551864ee807f1869e970e7888c08c9785412d135a1ba77a144"),
+    "small": (_plan(_SMALL, _CUT, _FULL), "67359e50de619d0f782d7cf88d01e25cadaf069765e7f0fce71496b7c3d71b18"),
     "taught": (_plan(_FULL, _CUT, _distill()), "f61fe6f050def149f12fc076e6d8a8269e6d8be57786cf7371b4bd26cbf290c4"),
     "adapter": (_plan(_ADAPTER), "24af9b30db5363f3c92af2e78962493d5bb2bfec321daf54e2f464453cad468e"),
 }

@@ -15,6 +15,7 @@ from spaces.draw import draw, opening, restrict, shapes
 from spaces.methods.cut import SelectLayers
 from spaces.methods.distill import Distill
 from spaces.methods.finetune import Finetune, baseline
+from spaces.methods.vocabulary import KeepVocabulary
 from spaces.plan import Plan
 from spaces.ranges import Choice
 from spaces.space import Space
@@ -58,6 +59,7 @@ def _spaces(draw_):
         teacher_base=draw_(st.sampled_from([None, "t" * 64])),
         batch_size=draw_(st.sampled_from([8, 32])),
         domains="e" * 64,
+        vocabulary=draw_(st.sampled_from([None, KeepVocabulary(vocabulary="v" * 64, num_tokens=500)])),
     )
 
 

@@ -23,6 +23,7 @@ from trainers.losses import attention_mse, hidden_mse, relation_kl
 from trainers.model_files import ModelError
 from trainers.taps import last_layer_tap
 from trainers.tokens import first_difference
+from trainers.vocabulary import kept_of
 
 Shown = tuple[Tensor, ...]
 """What a model shows of one feature: hidden states or attention layer by layer, or queries, keys and values."""
@@ -67,14 +68,14 @@ def alignment(student: Any, feature: Feature, teacher: Plan, job: Job) -> Iterat
     if trained is None:
         raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {context.artifacts}; train it first")
     expert = kind_of(context).load(trained.folder, context).to(pick_device()).requires_grad_(False)
-    longest = int(split_tokens(context, base=job.plan.base, split="train").lengths.max())
+    longest = int(split_tokens(context, base=job.plan.reader, split="train").lengths.max())
     with (
         fast_attention(expert, longest=longest, context=context),
         _showing(expert, feature.kind) as shown_by_teacher,
         _showing(student, feature.kind) as view,
     ):
         compare = _comparison(feature, student, expert, job)
-        ask = _Teacher(expert, shown_by_teacher, feature.kind, context)
+        ask = _Teacher(expert, shown_by_teacher, feature.kind, job)
         yield Alignment(compare, view=view, teacher=ask, kind=feature.kind)
 
 
@@ -89,6 +90,11 @@ def unlike_tokens(context: Context, *, base: str, teacher: str) -> str | None:
     return f"training row {row} is {_say_ids(one)} for the student, {_say_ids(other)} for the teacher"
 
 
+def _base_ids(student: Plan, context: Context) -> Tensor | None:
+    """The base's id of each token of ``student``, and so the teacher's; None where they are its own."""
+    return None if student.reader == student.base else torch.from_numpy(kept_of(student.reader, context))
+
+
 def _say_ids(ids: list[int]) -> str:
     return f"{len(ids)} tokens ({' '.join(map(str, ids[:8]))}{' …' if len(ids) > 8 else ''})"
 
@@ -96,13 +102,16 @@ def _say_ids(ids: list[int]) -> str:
 class _Teacher:
     """A trained model that shows a feature of a batch, in the arithmetic of training."""
 
-    def __init__(self, model: Any, view: View, kind: FeatureKind, context: Context) -> None:
-        self._model, self._view, self._context = model, view, context
+    def __init__(self, model: Any, view: View, kind: FeatureKind, job: Job) -> None:
+        self._model, self._view, self._context = model, view, job.context
         self._asked = {f"output_{name}": True for name in _OUTPUTS[kind]}
+        self._ids = _base_ids(job.plan, job.context)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Shown:
         ids_BL, mask_BL = batch.input_ids_BL, batch.attention_mask_BL
+        if self._ids is not None:
+            ids_BL = self._ids.to(ids_BL.device)[ids_BL]
         with autocast(self._context, ids_BL.device):
             # Without its head: a language model's would cost more than the rest.
             return self._view(self._model.base_model(input_ids=ids_BL, attention_mask=mask_BL, **self._asked))

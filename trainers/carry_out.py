@@ -78,7 +78,7 @@ def _measure(
         train_memory_mb=plan_memory_mb(plan, context.store),
         notes=plan_notes(plan, context.store),
         overfit=overfit(asked, plan, context),
-        forgetting=forgetting(asked, plan.base, context),
+        forgetting=forgetting(asked, plan, context),
         overhead_seconds=max(0.0, time.perf_counter() - began - spent),
         host=socket.gethostname(),
     )

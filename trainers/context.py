@@ -21,8 +21,8 @@ class Context:
     models: Mapping[str, str]
     """Folder of each base model, by its fingerprint."""
     tokens: Mapping[str, Mapping[str, str]]
-    """Artifact of the tokenised rows: model fingerprint → split → fingerprint. Splits are train, validation, and
-    where the task has them test, unlabeled and retain."""
+    """Artifact of the tokenised rows: fingerprint of a model or of a cut vocabulary → split → fingerprint. Splits are
+    train, validation, and where the task has them test, unlabeled and retain."""
     kind: str = "classification"
     """What a model answers with; picks the entry of ``trainers.kinds``."""
     labels: tuple[str, ...]
@@ -50,6 +50,11 @@ class Context:
         if base not in self.models:
             raise ModelError(f"model {base[:12]}… is not among the {len(self.models)} models of this run")
         return Path(self.models[base])
+
+    def tokenizer_folder(self, reader: str) -> Path:
+        """The folder of the tokenizer that a plan's ``reader`` names. Raises as ``base_folder``."""
+        cut = self.store.find(reader) if reader not in self.models else None
+        return cut.folder if cut else self.base_folder(reader)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ MEASURED = "cpu"
 _SHAPE_COLUMNS = [
     ("base", pa.string()),
     ("num_layers", pa.int64()),
+    ("vocab_size", pa.int64()),
     ("adapters", pa.struct([("placement", pa.string()), ("reduction", pa.int64())])),
     ("reasons", pa.bool_()),
 ]

@@ -22,13 +22,13 @@ from spaces.targets import Precision
 from trainers import onnx_graph
 from trainers.artifacts import Artifact
 from trainers.context import Context
-from trainers.models import ADAPTERS, classifier_config, cut_config, load_classifier, new_classifier
+from trainers.models import ADAPTERS, FAMILIES, classifier_config, cut_config, load_classifier, new_classifier
 from trainers.onnx_graph import Sources, Weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 """Raise it when the code here changes the graph: old exports are then not found again."""
 GRAPH = "graph.onnx"
 DEPLOYED = ("fp32", "int8")
@@ -120,6 +120,11 @@ def _misfit(export: Artifact, model: Artifact, weights: Weights, context: Contex
 
 def _shape_config(shape: Shape, context: Context) -> "PretrainedConfig":
     config = classifier_config(context.base_folder(shape.base), context.labels)
+    if shape.vocab_size is not None:
+        config.vocab_size = shape.vocab_size
+        if not FAMILIES[config.model_type].padded_positions:
+            # Its number after the cut is not known here; it only tells which row of the table is not trained.
+            config.pad_token_id = 0
     if shape.num_layers is not None:
         config = cut_config(config, spread(config.num_hidden_layers, shape.num_layers))
     if shape.adapters is not None:
@@ -147,7 +152,12 @@ def _export(config: "PretrainedConfig", path: Path) -> dict[str, Any]:
 
 def _architecture(config: "PretrainedConfig") -> str:
     settings = json.loads(config.to_json_string(use_diff=False))
-    return canonical_json({key: settings[key] for key in settings.keys() - _NOT_SHAPE if "dropout" not in key})
+    return canonical_json({key: settings[key] for key in settings.keys() - _NOT_SHAPE if not _is_free(key)})
+
+
+def _is_free(key: str) -> bool:
+    # Tokens are numbered anew where the vocabulary is cut; models of one shape count positions from one padding token.
+    return "dropout" in key or key.endswith("_token_id")
 
 
 def _read_weights(folder: Path) -> dict[str, np.ndarray]:

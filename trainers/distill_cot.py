@@ -30,7 +30,7 @@ def distill_cot(model: Any, job: Job) -> tuple[Any, Fitted]:
             "distill_cot: the perplexity of a response says nothing of a model that writes a rationale first; "
             "set search.space.cot_mode: multitask, or measure exact_match"
         )
-    rows = split_tokens(job.context, base=job.plan.base, split="train")
+    rows = split_tokens(job.context, base=job.plan.reader, split="train")
     assert isinstance(rows, ResponseTokens)
     found = written_rationales(stage.written, job) if stage.written else data_rationales(rows)
     started = time.perf_counter()

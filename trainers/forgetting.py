@@ -3,6 +3,7 @@
 from typing import Any
 
 from spaces.canonical import fingerprint
+from spaces.plan import Plan
 from trainers.compute import pick_device
 from trainers.context import Context
 from trainers.kinds import kind_of, split_tokens
@@ -10,19 +11,20 @@ from trainers.kinds import kind_of, split_tokens
 _VERSION = 1
 
 
-def forgetting(trained: Any, base: str, context: Context) -> float | None:
-    """By how much the kind's ``retained_loss`` of ``trained`` is above that of its base; positive: something is lost.
+def forgetting(trained: Any, plan: Plan, context: Context) -> float | None:
+    """By how much the kind's ``retained_loss`` of ``trained``, the model that ``plan`` ends in, is above that of its
+    base; positive: something is lost.
 
-    ``base`` is the fingerprint of the model that it stems from, asked once a run and at full depth, whatever is left
-    of its layers in ``trained``. None where the task has no `retain` rows.
+    The base is asked once a run, whole, whatever is left of its layers and vocabulary in ``trained``. None where the
+    task has no `retain` rows.
     """
-    if "retain" not in context.tokens.get(base, {}):
+    if "retain" not in context.tokens.get(plan.base, {}):
         return None
-    return _retained_loss(trained, base, context) - _reference(base, context)
+    return _retained_loss(trained, plan.reader, context) - _reference(plan.base, context)
 
 
-def _retained_loss(model: Any, base: str, context: Context) -> float:
-    tokens = split_tokens(context, base=base, split="retain")
+def _retained_loss(model: Any, reader: str, context: Context) -> float:
+    tokens = split_tokens(context, base=reader, split="retain")
     return kind_of(context).retained_loss(model, tokens, context=context)
 
 

@@ -128,7 +128,7 @@ def fit(
         Stopped: the report callback ended the plan.
     """
     if tokens is None:
-        tokens = split_tokens(job.context, base=job.plan.base, split="train")
+        tokens = split_tokens(job.context, base=job.plan.reader, split="train")
     sizes = {"vocab_size": model.config.vocab_size, "pad_id": pad_id(model)}
     used = used_ids(tokens, **sizes)
     if companion is not None:

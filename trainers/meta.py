@@ -36,7 +36,7 @@ def meta_distill(model: Any, job: Job) -> tuple[Any, Fitted]:
     stage: MetaDistill = job.stage
     teacher = job.plan.on_same_data(stage.teacher)
     student_tokens, teacher_tokens = (
-        split_tokens(job.context, base=base, split="train") for base in (job.plan.base, teacher.base)
+        split_tokens(job.context, base=base, split="train") for base in (job.plan.reader, teacher.reader)
     )
     lessons, quiz = quiz_split(len(student_tokens), stage.quiz_share, seed=job.plan.seed)
     artifact = job.context.store.find(teacher.fingerprint)

@@ -222,7 +222,7 @@ def select_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTraine
     return student.train(model.training)
 
 
-def cut(model: "PreTrainedModel", stage: SelectLayers) -> "PreTrainedModel":
+def cut(model: "PreTrainedModel", stage: SelectLayers, *, context: Any) -> "PreTrainedModel":  # noqa: ARG001
     """Carry out a ``SelectLayers`` stage. Raises as ``select_layers`` does."""
     return select_layers(model, stage.layers)
 

@@ -21,7 +21,7 @@ def pseudo_label(model: Any, job: Job) -> tuple[Any, Fitted]:
         TrainingError: the teacher is sure of no row.
     """
     stage: PseudoLabel = job.stage
-    gold, unlabeled = (split_tokens(job.context, base=job.plan.base, split=name) for name in ("train", "unlabeled"))
+    gold, unlabeled = (split_tokens(job.context, base=job.plan.reader, split=name) for name in ("train", "unlabeled"))
     assert isinstance(unlabeled, LabelledTokens)
     started = time.perf_counter()
     labels, confidences = _labels(job)
@@ -45,6 +45,6 @@ def _labels(job: Job) -> tuple[np.ndarray, np.ndarray]:
     if trained is None:
         raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {context.artifacts}; train it first")
     model = kind_of(context).load(trained.folder, context).to(pick_device())
-    tokens = split_tokens(context, base=teacher.base, split="unlabeled")
+    tokens = split_tokens(context, base=teacher.reader, split="unlabeled")
     confidence, label = logits(model, tokens, context=context, ranks=job.ranks).softmax(dim=-1).max(dim=-1)
     return label.numpy(), confidence.numpy()

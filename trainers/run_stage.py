@@ -140,14 +140,14 @@ def _start_model(job: Job) -> Any:
     dropout = job.optimisation.dropout
     model = kind_of(context).load(folder, context, dropout=dropout, seed=plan.seed)
     for stage in plan.stages[len(start.stages) if start else 0 : -1]:
-        model = _function(stage)(model, stage)
+        model = _function(stage)(model, stage, context=context)
     return model
 
 
-def _function(stage: Stage) -> Callable[[Any, Any], Any]:
+def _function(stage: Stage) -> Callable[..., Any]:
     """What carries out the stage. A method's module is imported where it is used: some bring heavy libraries."""
     module, _, name = stage.carried_out_by.partition(":")
-    function: Callable[[Any, Any], Any] = getattr(importlib.import_module(module), name)
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
 
 

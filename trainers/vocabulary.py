@@ -14,22 +14,78 @@ is still split, into smaller pieces. Why, by algorithm:
 import copy
 import json
 import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spaces.canonical import fingerprint
+from spaces.methods.vocabulary import KeepVocabulary
+from trainers.artifacts import Artifact, ArtifactStore
+from trainers.context import Context
+from trainers.datasets import Rows
 from trainers.model_files import ModelError
-from trainers.models import FAMILIES
+from trainers.models import FAMILIES, ModelInfo
+from trainers.storage import StorageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOKENIZER = "tokenizer.json"
+_VERSION = 1
+_KEPT = "kept.npy"
+_MARGIN_SHARE = 0.1
+"""Of the vocabulary, beside what the rows use: MiniLM's rare words of other rows are then mostly split as before."""
+_BLOCK_TEXTS = 1000
 _BESIDE = ("tokenizer_config.json", "special_tokens_map.json")
 _BYTE_PIECE_LENGTH = len("<0x00>")
+
+
+def keep_vocabulary(rows: Sequence[Rows], model: ModelInfo, store: ArtifactStore) -> KeepVocabulary:
+    """The stage that leaves ``model`` the tokens of ``rows`` and a tenth of its vocabulary more; what it needs, and the
+    tokenizer, are written once.
+
+    All of a text's tokens are kept, those as well that will be cut off: so ``rows`` are the same pieces as before.
+
+    Raises:
+        ModelError: its tokenizer cannot be cut.
+    """
+    margin = int(_MARGIN_SHARE * model.vocab_size)
+    of_rows = [part.fingerprint for part in rows]
+    name = fingerprint(
+        {"kind": "vocabulary", "model": model.fingerprint, "rows": of_rows, "margin": margin, "version": _VERSION}
+    )
+    if not store.has(name):
+        about: dict[str, Any] = {"kind": "vocabulary"}
+        with store.publish(name, about) as folder:
+            about["tokens"] = _write_cut(rows, model, folder, margin=margin)
+    found = _find(name, store)
+    return KeepVocabulary(vocabulary=name, num_tokens=found.about["tokens"])
+
+
+def read_cut(stage: KeepVocabulary, model: ModelInfo, store: ArtifactStore) -> ModelInfo:
+    """``model`` with the tokenizer of ``stage``: by it, rows are tokenised for students.
+
+    Raises:
+        StorageError: the tokenizer is gone.
+    """
+    folder = _find(stage.vocabulary, store).folder
+    return replace(model, folder=folder, tokenizer_fingerprint=stage.vocabulary, vocab_size=stage.num_tokens)
+
+
+def cut(model: "PreTrainedModel", stage: KeepVocabulary, *, context: Context) -> "PreTrainedModel":
+    """Carry out a ``KeepVocabulary`` stage. Raises ``StorageError`` where the vocabulary is gone."""
+    return cut_embeddings(model, kept_of(stage.vocabulary, context))
+
+
+def kept_of(vocabulary: str, context: Context) -> np.ndarray:
+    """The ids (int64, rising) that a vocabulary of ``keep_vocabulary`` has of its base's, in their new order."""
+    kept: np.ndarray = np.load(_find(vocabulary, context.store).folder / _KEPT)
+    return kept
 
 
 def kept_ids(tokenizer: Path, used: Iterable[int], *, margin: int = 0) -> np.ndarray:
@@ -88,6 +144,45 @@ def cut_embeddings(model: "PreTrainedModel", kept: np.ndarray) -> "PreTrainedMod
     if heads[1] is not None:
         small.tie_weights()
     return small
+
+
+def _find(vocabulary: str, store: ArtifactStore) -> Artifact:
+    found = store.find(vocabulary)
+    if found is None:
+        # Written before the first plan and needed by all students.
+        raise StorageError(f"the cut vocabulary {vocabulary[:12]}… is gone from the artifact store")
+    return found
+
+
+def _write_cut(rows: Sequence[Rows], model: ModelInfo, folder: Path, *, margin: int) -> int:
+    """Write the cut tokenizer and the kept ids; how many these are."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    with tempfile.TemporaryDirectory(prefix="distune-") as draft:
+        # Saved anew: the settings then name the tokenizer's class, which the model's config may have told.
+        whole = Path(draft)
+        AutoTokenizer.from_pretrained(model.folder, local_files_only=True, trust_remote_code=False).save_pretrained(
+            whole
+        )
+        _read(whole)
+        used = {number for part in rows for number in _used(part.texts, whole / TOKENIZER)}
+        if FAMILIES[model.model_type].padded_positions:
+            config = AutoConfig.from_pretrained(model.folder, local_files_only=True, trust_remote_code=False)
+            used |= set(range(config.pad_token_id))
+        kept = kept_ids(whole, used, margin=margin)
+        cut_tokenizer(whole, kept, folder)
+    np.save(folder / _KEPT, kept)
+    return len(kept)
+
+
+def _used(texts: Sequence[str], tokenizer: Path) -> set[int]:
+    """The ids of all tokens of whole texts."""
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_file(str(tokenizer))
+    found.no_truncation()
+    blocks = (list(texts[start : start + _BLOCK_TEXTS]) for start in range(0, len(texts), _BLOCK_TEXTS))
+    return {number for block in blocks for encoding in found.encode_batch(block) for number in encoding.ids}
 
 
 def _read(folder: Path) -> dict[str, Any]:

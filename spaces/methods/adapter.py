@@ -49,10 +49,9 @@ def _adapter(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
 
 
 def _shapes(space: Space) -> tuple[Shape, ...]:
-    base = space.shape(space.base_layers)
     options = product(space.options(ADAPTER_PLACEMENT), space.options(ADAPTER_REDUCTION))
     every = [Adapters.model_validate({"placement": placement, "reduction": by}) for placement, by in options]
-    return tuple(base.model_copy(update={"adapters": adapters}) for adapters in every)
+    return tuple(space.reference.model_copy(update={"adapters": adapters}) for adapters in every)
 
 
 ADAPTER = Strategy(

@@ -1,4 +1,4 @@
-"""Students by layers: some of a model's transformer layers, with its embeddings and head. How a student begins."""
+"""Students by layers: some of a model's transformer layers, with its head and embeddings. How a student begins."""
 
 from typing import Literal
 
@@ -34,11 +34,14 @@ class SelectLayers(Stage):
 
 
 def cut(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
-    """The stage that leaves a picked number of the base's layers; nothing at full depth."""
+    """The stages that leave a picked number of the base's layers, and the part of its vocabulary that the space names;
+    nothing where that is all of it.
+    """
     num_layers = space.student_size(chooser)
+    begin = () if space.vocabulary is None else (space.vocabulary,)
     if num_layers == space.base_layers:
-        return ()
-    return (SelectLayers(layers=spread(space.base_layers, num_layers)),)
+        return begin
+    return (*begin, SelectLayers(layers=spread(space.base_layers, num_layers)))
 
 
 def spread(total: int, kept: int) -> tuple[int, ...]:

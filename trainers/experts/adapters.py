@@ -29,7 +29,7 @@ def expert(model: Any, job: Job) -> tuple[NamedTensors, Fitted]:
     """
     stage: Expert = job.stage
     rows = part_rows(stage.part, model, job)
-    tokens = split_tokens(job.context, base=job.plan.base, split="train").take(rows)
+    tokens = split_tokens(job.context, base=job.plan.reader, split="train").take(rows)
     torch.manual_seed(job.seed("adapters"))
     adapted = add_adapters(model, stage.lora)
     fitted = fit(adapted, gold_loss, job, tokens=tokens)
@@ -48,7 +48,7 @@ def expert_outputs(experts: Sequence[Plan], context: Context, *, ranks: Ranks) -
         if not shared:
             shared.append(SharedBase(plan, context))
         shared[0].wear(plan)
-        tokens = split_tokens(context, base=plan.base, split="train")
+        tokens = split_tokens(context, base=plan.reader, split="train")
         return logits(shared[0].model, tokens, context=context, ranks=ranks)
 
     names = [outputs_fingerprint(plan, context) for plan in experts]

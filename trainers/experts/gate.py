@@ -31,7 +31,7 @@ def gate(model: Any, job: Job) -> tuple[NamedTensors, Fitted]:
     stage: Gate = job.stage
     experts = expert_outputs([job.plan.on_same_data(chain) for chain in stage.experts], job.context, ranks=job.ranks)
     started = time.perf_counter()
-    tokens = split_tokens(job.context, base=job.plan.base, split="train")
+    tokens = split_tokens(job.context, base=job.plan.reader, split="train")
     features_BH = standardised(row_features(model, job))
     gold_PK = gold_log_probs(experts, tokens, temperature=stage.temperature)
     linear = fit_gate(features_BH, gold_PK, rows_of_positions(tokens), job)

@@ -53,7 +53,7 @@ def mixture_outputs(stage: DistillExperts, plan: Plan, context: Context, *, rank
     }
 
     def mix() -> Tensor:
-        tokens = split_tokens(context, base=plans[0].base, split="train")
+        tokens = split_tokens(context, base=plans[0].reader, split="train")
         rows_P = rows_of_positions(tokens)
         log_weights_BK = gate_log_weights(gate, context) if gate else _fixed_log_weights(stage, experts, tokens, rows_P)
         return _mixed(experts, log_weights_BK[rows_P], temperature=stage.temperature)

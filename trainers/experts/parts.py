@@ -29,7 +29,7 @@ def part_rows(part: Part, model: Any, job: Job) -> np.ndarray:
         TrainingError: there are none.
     """
     if part.split == "seed":
-        num_rows = len(split_tokens(job.context, base=job.plan.base, split="train"))
+        num_rows = len(split_tokens(job.context, base=job.plan.reader, split="train"))
         return np.random.default_rng([job.plan.seed, part.index]).permutation(num_rows)
     assert part.num_parts is not None, part
     parts = _domain_parts(part, job) if part.domains else _clusters(model, part.num_parts, job)
@@ -62,7 +62,7 @@ def row_features(model: Any, job: Job) -> Tensor:
 
     Computed once and kept.
     """
-    tokens = split_tokens(job.context, base=job.plan.base, split="train")
+    tokens = split_tokens(job.context, base=job.plan.reader, split="train")
 
     def compute() -> Tensor:
         found = features(model.to(pick_device()), tokens, context=job.context, ranks=job.ranks)
@@ -124,5 +124,5 @@ def _publish(name: str, kind: str, values: Tensor, job: Job) -> None:
 def _identity(job: Job) -> dict[str, Any]:
     """Of the model before the job's stage, and of the rows that it is asked about."""
     before = job.plan.prefix(len(job.plan.stages) - 1)
-    rows = job.context.tokens[job.plan.base]["train"]
+    rows = job.context.tokens[job.plan.reader]["train"]
     return {"model": before.fingerprint, "tokens": rows, "version": _VERSION}

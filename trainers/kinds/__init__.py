@@ -34,7 +34,7 @@ def named_kind(name: str) -> Kind:
 
 
 def split_tokens(context: Context, *, base: str, split: str) -> Tokens:
-    """The tokenised rows of a split for the model with fingerprint ``base``.
+    """The tokenised rows of a split for the model with fingerprint ``base``, or for what reads by that vocabulary.
 
     Raises:
         ModelError: there is no such split.
@@ -56,4 +56,4 @@ def asked_tokens(plan: Plan, context: Context, *, split: str) -> Tokens:
     Raises:
         ModelError, StorageError: as ``split_tokens``.
     """
-    return kind_of(context).as_asked(split_tokens(context, base=plan.base, split=split), plan, context)
+    return kind_of(context).as_asked(split_tokens(context, base=plan.reader, split=split), plan, context)

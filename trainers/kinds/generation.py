@@ -66,7 +66,7 @@ class Generation:
         stage = plan.last_training
         if stage is None or not (stage.prefix or stage.reasons):
             return tokens
-        train = split_tokens(context, base=plan.base, split="train")
+        train = split_tokens(context, base=plan.reader, split="train")
         assert isinstance(train, ResponseTokens)
         room = train.max_reasoned_tokens if stage.reasons else tokens.max_new_tokens
         return tokens.asked(prefix=stage.prefix, max_new_tokens=room, reasons=stage.reasons)

@@ -31,7 +31,7 @@ class TeacherOutputs:
 
 def outputs_fingerprint(teacher: Plan, context: Context, *, form: Form | None = None) -> str:
     """The name of the outputs of ``teacher`` on the training rows, kept in ``form``, or in full."""
-    tokens = context.tokens.get(teacher.base, {}).get("train")
+    tokens = context.tokens.get(teacher.reader, {}).get("train")
     identity = {"kind": "teacher_outputs", "teacher": teacher.fingerprint, "tokens": tokens, "version": _VERSION}
     return fingerprint(identity | form_note(form or Full()))
 
@@ -70,7 +70,7 @@ def _answers(teacher: Plan, context: Context, ranks: Ranks) -> Tensor:
     if trained is None:
         raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {context.artifacts}; train it first")
     model = kind_of(context).load(trained.folder, context).to(pick_device())
-    tokens = split_tokens(context, base=teacher.base, split="train")
+    tokens = split_tokens(context, base=teacher.reader, split="train")
     ranks.on_first(lambda: _check_room(tokens.num_positions(), num_classes(model)))
     return logits(model, tokens, context=context, ranks=ranks)
 
