@@ -1,5 +1,6 @@
 """A tiny generation task that a tiny model can learn: the response repeats the last two words of the prompt."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,20 @@ def repeating_rows(count: int, *, seed: int) -> GenerationRows:
     )
 
 
-def generation_context(folder: Path, *, kind: str = "llama", rows: int = 60, **settings: Any) -> Context:
+def with_rationales(rows: GenerationRows) -> GenerationRows:
+    """The same rows, the last word of each prompt their rationale."""
+    return replace(rows, rationales=tuple(prompt.split()[-1] for prompt in rows.prompts))
+
+
+def generation_context(
+    folder: Path,
+    *,
+    kind: str = "llama",
+    rows: int = 60,
+    max_tokens: int = 16,
+    rationales: bool = False,
+    **settings: Any,
+) -> Context:
     """Base model ``base`` of two layers and tokenised rows in a new store below ``folder``; trained in float32."""
     model = tiny_causal(folder / "model", kind)
     plain = Context(
@@ -37,10 +51,11 @@ def generation_context(folder: Path, *, kind: str = "llama", rows: int = 60, **s
         **{"metric": "exact_match", "max_new_tokens": 4, **settings},
     )
     splits = {"train": repeating_rows(rows, seed=0), "validation": repeating_rows(30, seed=1)}
+    if rationales:
+        splits = {split: with_rationales(found) for split, found in splits.items()}
+    lengths = {"max_tokens": max_tokens, "max_new_tokens": plain.max_new_tokens}
     tokens = {
-        split: tokenise_exchanges(
-            found, inspect_causal(str(model)), plain.store, max_tokens=16, max_new_tokens=plain.max_new_tokens
-        ).fingerprint
+        split: tokenise_exchanges(found, inspect_causal(str(model)), plain.store, **lengths).fingerprint
         for split, found in splits.items()
     }
     return Context(**{**vars(plain), "tokens": {"base": tokens}})

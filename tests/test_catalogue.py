@@ -37,7 +37,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Context]:
 
 def _context(kind: str, folder: Path) -> Context:
     if kind == "generation":
-        return generation_context(folder, rows=20)
+        return generation_context(folder, rows=20, max_tokens=40, rationales=True)
     context = tiny_context(folder, rows=30)
     rows = Rows(texts=task_rows(12, seed=5).texts, labels=np.full(12, -1))
     more = tokenise(rows, inspect_model(context.models["base"]), context.store, max_tokens=16)
