@@ -31,11 +31,11 @@ _GAIN = {
     "full": 0.0,
     "lora": -0.01,
     "small_finetune": 0.0,
-    "distill_soft": 0.035,
+    "finetune_then_distill": 0.035,
     "dft": 0.02,
     "distill_then_finetune": 0.04,
 }
-_TAUGHT = ("distill_soft", "dft", "distill_then_finetune")
+_TAUGHT = ("finetune_then_distill", "dft", "distill_then_finetune")
 _TRACEBACK = (
     "Traceback (most recent call last):\n"
     '  File "trainers/loop.py", line 88, in fit\n    loss.backward()\n'

@@ -339,7 +339,9 @@ def test_what_is_handed_over_is_the_model_and_says_how_to_load_it(context: Conte
     storage.write("spec.yaml", yaml.safe_dump(spec).encode())
     storage.write_json("context.json", asdict(context))
     artifact = train(plan, context)
-    record = make_record(plan=plan.to_json(), strategy="adapter", quality=0.0, precision="int8")
+    record = make_record(
+        plan=plan.to_json(), fingerprint=plan.fingerprint, strategy="adapter", quality=0.0, precision="int8"
+    )
     folder = export_record(Run(storage), record, tmp_path / "export")
     model, handed = (load_classifier(place, labels=LABELS) for place in (artifact.folder, folder))
     assert (torch_logits(model) == torch_logits(handed)).all()

@@ -198,7 +198,7 @@ def test_arithmetic_brings_its_splits() -> None:
         ({"kind": "generation", "label": "t"}, "label", "found 't'; kind generation takes no such key"),
         ({"kind": "generation", "metric": "accuracy"}, "metric", "exact_match, rouge_l or perplexity"),
         ({"kind": "generation", "train": "builtin:docstrings"}, "train", "set task.kind: classification"),
-        ({"prompt": "p"}, "prompt", "kind classification takes no such key; name columns by text and label"),
+        ({"prompt": "p"}, "prompt", "kind classification takes no such key; name columns by text, label and domain"),
         ({"response": "p"}, "response", "kind classification takes no such key"),
         ({"rationale": "p"}, "rationale", "kind classification takes no such key"),
         ({"metric": "rouge_l"}, "metric", "accuracy or macro_f1"),

@@ -14,7 +14,7 @@ from trainers.context import Progress
 
 @pytest.fixture
 def proposal():
-    draw = next(draw for draw in opening(make_space()) if draw.strategy == "distill_soft")
+    draw = next(draw for draw in opening(make_space()) if draw.strategy == "finetune_then_distill")
     return Proposal(number=3, draw=draw, variants=(("fp32", "cpu"),))
 
 
@@ -37,7 +37,7 @@ def test_a_line_an_event(proposal, progress):
     listener.said("[not markup]")
     lines = out.file.getvalue().splitlines()
     assert len(lines) == 3
-    assert "t00003 started   distill_soft: teacher standard" in lines[0]
+    assert "t00003 started   finetune_then_distill: teacher standard" in lines[0]
     assert lines[1].endswith("t00003   stage 2/2 distill epoch 1/3  71.2%")
     assert lines[2].endswith("[not markup]")
 
