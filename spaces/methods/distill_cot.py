@@ -90,7 +90,7 @@ class DistillCot(Training):
 
 
 COT_MODE = Choice(
-    "cot_mode", ("multitask", "generate"), summary="rationales as a second task, or written before each response"
+    "cot_mode", ("generate", "multitask"), summary="rationales as a second task, or written before each response"
 )
 RATIONALES = Choice("rationales", ("data", "teacher"), summary="the data's own, or right ones that an expert writes")
 NUM_RATIONALES = Range("num_rationales", 1, 4, 2, "integer", summary="texts that the expert writes to a row")

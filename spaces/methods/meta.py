@@ -51,7 +51,7 @@ class MetaDistill(Training):
 
 
 META_LEARNING_RATE = Range(
-    "meta_learning_rate", 1e-6, 1e-4, 1e-5, log=True, summary="of the teacher that goes on learning (meta_distill)"
+    "meta_learning_rate", 1e-6, 5e-5, 1e-5, log=True, summary="of the teacher that goes on learning (meta_distill)"
 )
 
 
