@@ -225,7 +225,7 @@ def test_on_an_object_store_with_sizes_ruled_out(
     run = Run(Storage(object_store).child("tiny"))
     assert {proposal.draw.strategy for proposal in run.ledger.proposals} == {"small_finetune"}
     ruled_out = [record for record in run.records if record.status == "infeasible"]
-    assert {record.params["student_layers"] for record in ruled_out} == {2}
+    assert {record.trial_id for record in ruled_out} == {"shape-2"}
     assert all("size_mb" in record.error for record in ruled_out)
     assert [name for name in OUTPUTS if name != "log" and not run.storage.exists(name)] == []
     code, text = run_to_end(command, cwd=tmp_path, cache=cache)
