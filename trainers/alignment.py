@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from spaces.methods.features import Feature, FeatureKind
 from spaces.plan import Plan
 from trainers.batches import Batch
-from trainers.compute import autocast, fast_attention, pick_device, plain_attention
+from trainers.compute import autocast, fast_attention, plain_attention
 from trainers.context import Context
-from trainers.kinds import kind_of, split_tokens
+from trainers.kinds import split_tokens
 from trainers.loop import Job
 from trainers.losses import attention_mse, hidden_mse, relation_kl
 from trainers.model_files import ModelError
 from trainers.taps import last_layer_tap
 from trainers.tokens import first_difference
+from trainers.trained import trained_teacher
 from trainers.vocabulary import kept_of
 
 Shown = tuple[Tensor, ...]
@@ -64,10 +65,7 @@ def alignment(student: Any, feature: Feature, teacher: Plan, job: Job) -> Iterat
     context = job.context
     if reason := unlike_tokens(context, base=job.plan.base, teacher=teacher.base):
         raise ModelError(f"teacher {teacher.fingerprint[:12]}… cannot be aligned with token by token: {reason}")
-    trained = context.store.find(teacher.fingerprint)
-    if trained is None:
-        raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {context.artifacts}; train it first")
-    expert = kind_of(context).load(trained.folder, context).to(pick_device()).requires_grad_(False)
+    expert = trained_teacher(teacher, context).requires_grad_(False)
     longest = int(split_tokens(context, base=job.plan.reader, split="train").lengths.max())
     with (
         fast_attention(expert, longest=longest, context=context),

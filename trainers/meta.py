@@ -12,15 +12,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spaces.methods.meta import MetaDistill
 from trainers.batches import Batch, collate, epoch_batches, worker_batch
-from trainers.compute import autocast, pad_id, pick_device
+from trainers.compute import autocast, pad_id
 from trainers.context import Context
 from trainers.embeddings import train_used_rows, used_ids
-from trainers.kinds import kind_of, split_tokens
+from trainers.kinds import split_tokens
 from trainers.loop import Fitted, Job, TrainingError, Turn, fit, new_optimizer
 from trainers.losses import cross_entropy, soft_label_loss
-from trainers.model_files import ModelError
 from trainers.ranks import Ranks
 from trainers.tokens import Tokens
+from trainers.trained import trained_teacher
 
 Taught = Callable[[Tensor, Tensor, Batch], Tensor]
 """From the logits of student and teacher at a batch's positions, P × C each, and the batch: the student's loss."""
@@ -39,10 +39,7 @@ def meta_distill(model: Any, job: Job) -> tuple[Any, Fitted]:
         split_tokens(job.context, base=base, split="train") for base in (job.plan.reader, teacher.reader)
     )
     lessons, quiz = quiz_split(len(student_tokens), stage.quiz_share, seed=job.plan.seed)
-    artifact = job.context.store.find(teacher.fingerprint)
-    if artifact is None:
-        raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {job.context.artifacts}; train it first")
-    begun = kind_of(job.context).load(artifact.folder, job.context).to(pick_device()).train()
+    begun = trained_teacher(teacher, job.context).train()
     used = used_ids(teacher_tokens, vocab_size=begun.config.vocab_size, pad_id=pad_id(begun))
     with train_used_rows(begun, used):
         beside = MetaTeacher(begun, job, lessons=teacher_tokens.take(lessons), quiz=student_tokens.take(quiz))

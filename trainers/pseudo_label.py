@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from spaces.methods.pseudo_label import PseudoLabel
-from trainers.compute import logits, pick_device
+from trainers.compute import logits
 from trainers.finetune import gold_loss
-from trainers.kinds import kind_of, split_tokens
+from trainers.kinds import split_tokens
 from trainers.loop import Fitted, Job, TrainingError, fit
-from trainers.model_files import ModelError
 from trainers.tokens import LabelledTokens
+from trainers.trained import trained_teacher
 
 
 def pseudo_label(model: Any, job: Job) -> tuple[Any, Fitted]:
@@ -41,10 +41,7 @@ def pseudo_label(model: Any, job: Job) -> tuple[Any, Fitted]:
 def _labels(job: Job) -> tuple[np.ndarray, np.ndarray]:
     """The teacher's label of each unlabeled row (int64), and the probability that it gives it."""
     teacher, context = job.plan.on_same_data(job.stage.teacher), job.context
-    trained = context.store.find(teacher.fingerprint)
-    if trained is None:
-        raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {context.artifacts}; train it first")
-    model = kind_of(context).load(trained.folder, context).to(pick_device())
+    model = trained_teacher(teacher, context)
     tokens = split_tokens(context, base=teacher.reader, split="unlabeled")
     confidence, label = logits(model, tokens, context=context, ranks=job.ranks).softmax(dim=-1).max(dim=-1)
     return label.numpy(), confidence.numpy()

@@ -13,13 +13,14 @@ from spaces.canonical import fingerprint
 from spaces.methods.distill_cot import Written
 from spaces.plan import Plan
 from trainers.batches import sorted_batches
-from trainers.compute import pad_id, pick_device
+from trainers.compute import pad_id
 from trainers.generate import drawn, written
 from trainers.generation_metrics import RATIONALE_END, behind_rationale, reasoned, same_answer
 from trainers.generation_tokens import ResponseTokens
-from trainers.kinds import asked_tokens, kind_of
+from trainers.kinds import asked_tokens
 from trainers.loop import Job, TrainingError
 from trainers.model_files import ModelError
+from trainers.trained import trained_teacher
 
 _FILE = "rationales.json"
 _VERSION = 1
@@ -103,10 +104,7 @@ def _ensure(name: str, teacher: Plan, settings: Written, job: Job) -> None:
 
 def _right_ones(teacher: Plan, tokens: ResponseTokens, settings: Written, job: Job) -> list[tuple[int, str]]:
     """Row and rationale of each text that ends in the right response."""
-    trained = job.context.store.find(teacher.fingerprint)
-    if trained is None:
-        raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {job.context.artifacts}; train it first")
-    model = kind_of(job.context).load(trained.folder, job.context).to(pick_device())
+    model = trained_teacher(teacher, job.context)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(teacher.seed)
     write = partial(
         written,

@@ -16,9 +16,9 @@ from trainers.experts.tensors import NamedTensors, read_tensors
 from trainers.finetune import add_adapters, gold_loss
 from trainers.kinds import kind_of, split_tokens
 from trainers.loop import Fitted, Job, fit
-from trainers.model_files import ModelError
 from trainers.ranks import Ranks
 from trainers.teacher import TeacherOutputs, kept_outputs, outputs_fingerprint
+from trainers.trained import trained_part
 
 
 def expert(model: Any, job: Job) -> tuple[NamedTensors, Fitted]:
@@ -72,10 +72,8 @@ class SharedBase:
         Raises:
             ModelError: it has not been trained.
         """
-        artifact = self._context.store.find(expert.fingerprint)
-        if artifact is None:
-            raise ModelError(f"expert {expert.fingerprint[:12]}…: not in {self._context.artifacts}; train it first")
-        tensors, worn = read_tensors(artifact), _trained(self.model)
+        tensors = read_tensors(trained_part(expert, self._context, what="expert"))
+        worn = _trained(self.model)
         assert tensors.keys() == worn.keys(), "experts of one mixture have adapters of one kind"
         with torch.no_grad():
             for name, tensor in tensors.items():

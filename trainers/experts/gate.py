@@ -18,7 +18,7 @@ from trainers.experts.tensors import NamedTensors, read_tensors
 from trainers.kinds import split_tokens
 from trainers.loop import Fitted, Job, rate_share
 from trainers.losses import load_balance
-from trainers.model_files import ModelError
+from trainers.trained import trained_part
 
 _LOG_WEIGHTS = "log_weights"
 
@@ -77,10 +77,7 @@ def gate_log_weights(trained: Plan, context: Context) -> Tensor:
     Raises:
         ModelError: it has not been trained.
     """
-    artifact = context.store.find(trained.fingerprint)
-    if artifact is None:
-        raise ModelError(f"gate {trained.fingerprint[:12]}…: not in {context.artifacts}; train it first")
-    return read_tensors(artifact)[_LOG_WEIGHTS]
+    return read_tensors(trained_part(trained, context, what="gate"))[_LOG_WEIGHTS]
 
 
 def standardised(features_BH: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from spaces.canonical import fingerprint
 from spaces.plan import Plan
-from trainers.compute import logits, num_classes, pick_device
+from trainers.compute import logits, num_classes
 from trainers.context import Context
-from trainers.kinds import kind_of, split_tokens
+from trainers.kinds import split_tokens
 from trainers.model_files import ModelError
 from trainers.ranks import Ranks, solo
 from trainers.teacher.forms import Form, Full, form_note
 from trainers.teacher.store import open_outputs, write_outputs
+from trainers.trained import trained_teacher
 
 _VERSION = 1
 
@@ -66,10 +67,7 @@ def kept_outputs(name: str, context: Context, answer: Callable[[], Tensor], *, r
 
 
 def _answers(teacher: Plan, context: Context, ranks: Ranks) -> Tensor:
-    trained = context.store.find(teacher.fingerprint)
-    if trained is None:
-        raise ModelError(f"teacher {teacher.fingerprint[:12]}…: not in {context.artifacts}; train it first")
-    model = kind_of(context).load(trained.folder, context).to(pick_device())
+    model = trained_teacher(teacher, context)
     tokens = split_tokens(context, base=teacher.reader, split="train")
     ranks.on_first(lambda: _check_room(tokens.num_positions(), num_classes(model)))
     return logits(model, tokens, context=context, ranks=ranks)
