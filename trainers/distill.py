@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from spaces.methods.distill import Distill
 from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.methods.experts import DistillExperts
-from spaces.methods.features import Feature
 from trainers.alignment import Alignment, alignment
 from trainers.batches import Batch
 from trainers.loop import Fitted, Job, Loss, fit
 from trainers.losses import IGNORED, cross_entropy, generalized_jsd, skewed_kl, soft_label_loss
-from trainers.teacher import teacher_outputs
+from trainers.teacher import TeacherOutputs, teacher_outputs
 
 TaughtLoss = Callable[[Tensor, Tensor, Batch, float], Tensor]
 """From the student's logits and the teacher's log-probabilities (P × C), the batch and the share of steps done."""
@@ -25,12 +24,16 @@ TaughtLoss = Callable[[Tensor, Tensor, Batch, float], Tensor]
 def distill(model: Any, job: Job) -> tuple[Any, Fitted]:
     """Carry out a ``Distill`` stage on the student ``model``. The time the teacher took to answer counts as its own."""
     stage: Distill = job.stage
-    return _taught(model, job, partial(soft_loss, stage), feature=stage.feature, gamma=stage.gamma)
+    taught, loss = outputs_of_teacher(job), partial(soft_loss, stage)
+    if stage.feature is None:
+        return fit_taught(model, job, taught=taught, loss=loss)
+    with alignment(model, stage.feature, job.plan.on_same_data(stage.teacher), job) as inside:
+        return fit_taught(model, job, taught=taught, loss=loss, inside=inside, gamma=stage.gamma)
 
 
 def distill_divergence(model: Any, job: Job) -> tuple[Any, Fitted]:
     """Carry out a ``DistillDivergence`` stage on the student ``model``; time as in ``distill``."""
-    return _taught(model, job, partial(divergence_loss, job.stage))
+    return fit_taught(model, job, taught=outputs_of_teacher(job), loss=partial(divergence_loss, job.stage))
 
 
 def soft_loss(
@@ -80,15 +83,20 @@ class _WithFeatures(nn.Module):
         return self._answers(outputs, batch, share) + self._gamma * self.inside(outputs, batch, share)
 
 
-def _taught(
-    model: Any, job: Job, loss: TaughtLoss, *, feature: Feature | None = None, gamma: float = 0.0
+def fit_taught(
+    model: Any, job: Job, *, taught: TeacherOutputs, loss: TaughtLoss, inside: Alignment | None = None, gamma: float = 0
 ) -> tuple[Any, Fitted]:
-    teacher = job.plan.on_same_data(job.stage.teacher)
-    taught = teacher_outputs(teacher, job.context, ranks=job.ranks)
+    """Train ``model`` by ``loss`` against kept outputs, plus ``gamma`` times a feature's. The time that the outputs
+    took counts as training.
+    """
     answers = against(taught.log_probs, loss)
-    if feature is None:
+    if inside is None:
         fitted = fit(model, answers, job)
     else:
-        with alignment(model, feature, teacher, job) as inside:
-            fitted = fit(model, _WithFeatures(answers, inside, gamma), job, outputs=inside.outputs)
+        fitted = fit(model, _WithFeatures(answers, inside, gamma), job, outputs=inside.outputs)
     return model, Fitted(fitted.seconds + taught.seconds, fitted.history)
+
+
+def outputs_of_teacher(job: Job) -> TeacherOutputs:
+    """What the stage's one teacher answers to the training rows."""
+    return teacher_outputs(job.plan.on_same_data(job.stage.teacher), job.context, ranks=job.ranks)

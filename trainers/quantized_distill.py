@@ -7,21 +7,19 @@ from torch import Tensor
 
 from spaces.methods.quantized_distill import QuantizedDistill
 from trainers.batches import Batch
-from trainers.distill import against
+from trainers.distill import fit_taught, outputs_of_teacher
 from trainers.fake_int8 import fake_int8
-from trainers.loop import Fitted, Job, fit
+from trainers.loop import Fitted, Job
 from trainers.losses import IGNORED, forward_kl
-from trainers.teacher import teacher_outputs
 
 
 def quantized_distill(model: Any, job: Job) -> tuple[Any, Fitted]:
     """Carry out a ``QuantizedDistill`` stage on the student ``model``. Its weights stay float32, to be quantised when
     they are deployed; the quality that the stage reports is that in int8.
     """
-    taught = teacher_outputs(job.plan.on_same_data(job.stage.teacher), job.context, ranks=job.ranks)
+    taught = outputs_of_teacher(job)
     with fake_int8(model):
-        fitted = fit(model, against(taught.log_probs, partial(_soft, job.stage)), job)
-    return model, Fitted(fitted.seconds + taught.seconds, fitted.history)
+        return fit_taught(model, job, taught=taught, loss=partial(_soft, job.stage))
 
 
 def _soft(stage: QuantizedDistill, student_PC: Tensor, teacher_PC: Tensor, batch: Batch, _share: float) -> Tensor:

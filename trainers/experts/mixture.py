@@ -11,12 +11,12 @@ from spaces.canonical import fingerprint
 from spaces.methods.experts import DistillExperts
 from spaces.plan import Plan
 from trainers.context import Context
-from trainers.distill import against, soft_loss
+from trainers.distill import fit_taught, soft_loss
 from trainers.experts.adapters import expert_outputs
 from trainers.experts.answers import gold_log_probs, row_losses, rows_of_positions
 from trainers.experts.gate import gate_log_weights
 from trainers.kinds import split_tokens
-from trainers.loop import Fitted, Job, fit
+from trainers.loop import Fitted, Job
 from trainers.losses import camkd_weights, mixture_log_probs
 from trainers.ranks import Ranks
 from trainers.teacher import TeacherOutputs, kept_outputs, outputs_fingerprint
@@ -29,8 +29,7 @@ def distill_experts(model: Any, job: Job) -> tuple[Any, Fitted]:
     """Carry out a ``DistillExperts`` stage on the student ``model``. The experts' time to answer counts as its own."""
     stage: DistillExperts = job.stage
     taught = mixture_outputs(stage, job.plan, job.context, ranks=job.ranks)
-    fitted = fit(model, against(taught.log_probs, partial(soft_loss, stage)), job)
-    return model, Fitted(fitted.seconds + taught.seconds, fitted.history)
+    return fit_taught(model, job, taught=taught, loss=partial(soft_loss, stage))
 
 
 def mixture_outputs(stage: DistillExperts, plan: Plan, context: Context, *, ranks: Ranks) -> TeacherOutputs:
