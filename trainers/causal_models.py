@@ -9,10 +9,9 @@ from trainers.models import (
     ModelInfo,
     complete,
     inspect_model,
-    quiet_transformers,
     read_tokenizer,
+    read_weights,
     set_dropout,
-    variant_of,
 )
 
 if TYPE_CHECKING:
@@ -72,21 +71,9 @@ def load_causal(folder: Path, *, dropout: float = 0.0) -> "PreTrainedModel":
     Raises:
         ModelError: the weights do not fill it.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
-    config = causal_config(folder, dropout=dropout)
-    with quiet_transformers():
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **variant_of(config),
-        )
-    if lost := sorted(loading["missing_keys"]):
+    model, missing = read_weights(AutoModelForCausalLM, folder, causal_config(folder, dropout=dropout))
+    if lost := sorted(missing):
         raise ModelError(f"{folder}: {len(lost)} tensors of the model are not in the weights, such as {lost[0]}")
     return complete(model, folder).eval()

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -67,6 +68,25 @@ class CostRow:
     def facts(self) -> GraphFacts:
         """The work of one request."""
         return GraphFacts(flops=self.flops, weights=self.weights, activations=self.activations, num_ops=self.num_ops)
+
+
+def measured_row(
+    times: np.ndarray, reference_times: np.ndarray, facts: GraphFacts, *, precision: Precision, **known: Any
+) -> CostRow:
+    """The row of what was timed here in turn with the reference (ms, call by call); ``known`` are other columns."""
+    reference_ms, ratio = float(np.median(reference_times)), float(np.median(times / reference_times))
+    return CostRow(
+        precision=precision,
+        target=MEASURED,
+        estimated=False,
+        latency_ms=ratio * reference_ms,
+        latency_p95_ms=max(ratio * reference_ms, float(np.quantile(times, 0.95))),
+        latency_ratio=ratio,
+        reference_ms=reference_ms,
+        energy_j=energy_j(facts, precision, TARGETS[MEASURED]),
+        **known,
+        **dataclasses.asdict(facts),
+    )
 
 
 class Probe(Protocol):

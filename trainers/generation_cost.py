@@ -15,15 +15,15 @@ import torch
 
 from spaces.methods.cut import spread
 from spaces.shape import Shape
-from spaces.targets import TARGETS, Precision
+from spaces.targets import Precision
 from trainers.causal_models import load_causal
 from trainers.context import Context
-from trainers.cost import MEASURED, CostRow
+from trainers.cost import CostRow, measured_row
 from trainers.generate import start, step
 from trainers.measuring import peak_rise_mb, time_in_turn
 from trainers.models import select_layers
 from trainers.packed import open_packed, weight_matrix, write_packed
-from trainers.roofline import GraphFacts, energy_j
+from trainers.roofline import GraphFacts
 
 CALLS = 30
 WARM_UP = 3
@@ -49,28 +49,21 @@ def probe(shape: Shape, precision: Precision, context: Context, *, reference: Sh
     times, reference_times = time_in_turn(
         [_stopwatch(model, request, firsts), _stopwatch(reference_model, request, [])], calls=CALLS, warm_up=WARM_UP
     )
-    reference_ms, ratio = float(np.median(reference_times)), float(np.median(times / reference_times))
-    # What the machine did in the meantime has to cancel in the parts as it does in the whole.
-    share = float(np.median(np.array(firsts[-CALLS:]) / times))
-    first_token_ms = ratio * reference_ms * share
-    return CostRow(
-        shape=shape,
+    row = measured_row(
+        times,
+        reference_times,
+        facts,
         precision=precision,
-        target=MEASURED,
-        estimated=False,
-        latency_ms=ratio * reference_ms,
-        latency_p95_ms=max(ratio * reference_ms, float(np.quantile(times, 0.95))),
-        latency_ratio=ratio,
-        reference_ms=reference_ms,
+        shape=shape,
         size_mb=size_mb,
         memory_mb=memory_mb,
-        energy_j=energy_j(facts, precision, TARGETS[MEASURED]),
         sequence_length=sequence_length,
         output_tokens=request.output_tokens,
-        first_token_ms=first_token_ms,
-        token_ms=(ratio * reference_ms - first_token_ms) / max(1, request.output_tokens - 1),
-        **dataclasses.asdict(facts),
     )
+    # What the machine did in the meantime has to cancel in the parts as it does in the whole.
+    first_token_ms = row.latency_ms * float(np.median(np.array(firsts[-CALLS:]) / times))
+    token_ms = (row.latency_ms - first_token_ms) / max(1, request.output_tokens - 1)
+    return dataclasses.replace(row, first_token_ms=first_token_ms, token_ms=token_ms)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Measuring deployed graphs: time, memory and size of a shape, its weights filled at random; several side by side."""
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -12,13 +11,13 @@ import numpy as np
 import onnxruntime
 
 from spaces.shape import Shape
-from spaces.targets import TARGETS, Precision
+from spaces.targets import Precision
 from trainers import onnx_graph
 from trainers.context import Context
-from trainers.cost import MEASURED, CostRow
+from trainers.cost import CostRow, measured_row
 from trainers.deploy import ensure_export, load_graph, write_graph
 from trainers.measuring import peak_rise_mb, time_in_turn
-from trainers.roofline import energy_j, graph_facts
+from trainers.roofline import graph_facts
 from trainers.serving import feeds, open_session
 
 Feeds = dict[str, np.ndarray]
@@ -42,22 +41,15 @@ def probe(shape: Shape, precision: Precision, context: Context, *, reference: Sh
     times, reference_times = time_in_turn(
         [partial(_call, session, request), partial(_call, reference_session, request)]
     )
-    reference_ms = float(np.median(reference_times))
-    ratio = float(np.median(times / reference_times))
-    return CostRow(
-        shape=shape,
+    return measured_row(
+        times,
+        reference_times,
+        facts,
         precision=precision,
-        target=MEASURED,
-        estimated=False,
-        latency_ms=ratio * reference_ms,
-        latency_p95_ms=max(ratio * reference_ms, float(np.quantile(times, 0.95))),
-        latency_ratio=ratio,
-        reference_ms=reference_ms,
+        shape=shape,
         size_mb=size_mb,
         memory_mb=memory_mb,
-        energy_j=energy_j(facts, precision, TARGETS[MEASURED]),
         sequence_length=sequence_length,
-        **dataclasses.asdict(facts),
     )
 
 

@@ -166,21 +166,32 @@ def load_classifier(folder: Path, *, labels: Sequence[str], dropout: float = 0.0
     from transformers import AutoModelForSequenceClassification
 
     config = classifier_config(folder, labels, dropout=dropout)
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
+        model, missing = read_weights(AutoModelForSequenceClassification, folder, config, ignore_mismatched_sizes=True)
+    _check_loaded(folder, model, missing)
+    return complete(model, folder).eval()
+
+
+def read_weights(
+    auto: Any, folder: Path, config: "PretrainedConfig", **settings: bool
+) -> tuple["PreTrainedModel", set[str]]:
+    """A model of the class that ``auto`` picks, float32, and the names of the tensors that its weights lack."""
+    import torch
+
+    with quiet_transformers():
+        model, loading = auto.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=True,
             output_loading_info=True,
             **variant_of(config),
+            **settings,
         )
-    _check_loaded(folder, model, loading)
-    return complete(model, folder).eval()
+    return model, set(loading["missing_keys"])
 
 
 def new_classifier(config: "PretrainedConfig") -> "PreTrainedModel":
@@ -325,9 +336,9 @@ def _num_positions(config: "PretrainedConfig") -> int:
     return int(config.max_position_embeddings - unused)
 
 
-def _check_loaded(folder: Path, model: "PreTrainedModel", loading: dict[str, Any]) -> None:
+def _check_loaded(folder: Path, model: "PreTrainedModel", missing: set[str]) -> None:
     encoder = f"{model.base_model_prefix}."
-    lost = sorted(key for key in loading["missing_keys"] if key.startswith(encoder) and "pooler" not in key)
+    lost = sorted(key for key in missing if key.startswith(encoder) and "pooler" not in key)
     if lost:
         raise ModelError(f"{folder}: {len(lost)} tensors of the encoder are not in the weights, such as {lost[0]}")
 
