@@ -143,6 +143,17 @@ class Chain(Frozen):
         return f"a teacher fine-tuned for {epochs} epochs" if epochs else "the base as it is"
 
 
+class Taught(Training):
+    """A stage with one teacher."""
+
+    teacher: Chain
+    """The model that teaches: a chain of its own, trained once however many plans name it."""
+
+    @property
+    def teachers(self) -> tuple[Chain, ...]:
+        return (self.teacher,)
+
+
 def _say_rate(rate: float) -> str:
     """1e-4, 7.1e-5: without the zero that Python writes before a small exponent."""
     digits, _, exponent = f"{rate:.1e}".partition("e")

@@ -12,11 +12,11 @@ from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE, Finetune
 from spaces.methods.teachers import expert, student_start
 from spaces.ranges import Choice, Range
 from spaces.space import Space
-from spaces.stages import Chain, Stage, Training
+from spaces.stages import Chain, Stage, Taught
 from spaces.strategy import Strategy
 
 
-class Distill(Training):
+class Distill(Taught):
     """Train on a teacher's distribution: alpha T² KL(teacher ‖ student) + (1 - alpha) CE. [Hinton2015] § 2.
 
     With ``feature``, gamma times the loss of that feature is added.
@@ -25,8 +25,6 @@ class Distill(Training):
     carried_out_by = "trainers.distill:distill"
 
     kind: Literal["distill"] = "distill"
-    teacher: Chain
-    """The model whose outputs teach: a chain of its own, trained once however many plans name it."""
     temperature: float = Field(gt=0)
     alpha: float = Field(ge=0, le=1)
     """Weight of the soft loss at the first step."""
@@ -42,10 +40,6 @@ class Distill(Training):
         if (self.feature is not None) is not (self.gamma > 0):
             raise ValueError(f"`feature` and a `gamma` above 0 come together, but got {self.feature!r}, {self.gamma}")
         return self
-
-    @property
-    def teachers(self) -> tuple[Chain, ...]:
-        return (self.teacher,)
 
     def say(self) -> str:
         moving = "" if self.alpha == self.alpha_end else f" to {self.alpha_end:.2g}"

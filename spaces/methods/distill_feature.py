@@ -10,11 +10,11 @@ from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
 from spaces.methods.teachers import expert, student_start
 from spaces.ranges import Choice, Range
 from spaces.space import Space
-from spaces.stages import Chain, Stage, Training
+from spaces.stages import Chain, Stage, Taught
 from spaces.strategy import Strategy
 
 
-class DistillFeature(Training):
+class DistillFeature(Taught):
     """Train on a teacher's features alone; the head learns nothing here. [Jiao2020] § 3.1, [Wang2021] § 3."""
 
     carried_out_by = "trainers.distill_feature:distill_feature"
@@ -23,10 +23,6 @@ class DistillFeature(Training):
     teacher: Chain
     """The model whose features teach. It may be wider, narrower or of another family, but reads the same tokens."""
     feature: Feature
-
-    @property
-    def teachers(self) -> tuple[Chain, ...]:
-        return (self.teacher,)
 
     def say(self) -> str:
         return f"align {self.feature.say()} with {self.teacher.say_teacher()} ({self.optimisation.say()})"

@@ -11,20 +11,18 @@ from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
 from spaces.methods.teachers import expert
 from spaces.ranges import Choice, Range
 from spaces.space import Space
-from spaces.stages import Chain, Stage, Training
+from spaces.stages import Stage, Taught
 from spaces.strategy import Strategy
 
 Divergence = Literal["jsd", "skewed_kl", "skewed_reverse_kl"]
 
 
-class DistillDivergence(Training):
+class DistillDivergence(Taught):
     """Train on alpha T² D(teacher, student) + (1 - alpha) CE, where D is a divergence of the reverse family."""
 
     carried_out_by = "trainers.distill:distill_divergence"
 
     kind: Literal["distill_divergence"] = "distill_divergence"
-    teacher: Chain
-    """The model whose outputs teach."""
     divergence: Divergence
     """Generalised Jensen–Shannon [Agarwal2024], or the forward or reverse KL to a mixture [Ko2024]."""
     mix: float = Field(ge=0, le=1)
@@ -32,10 +30,6 @@ class DistillDivergence(Training):
     temperature: float = Field(gt=0)
     alpha: float = Field(ge=0, le=1)
     """Weight of the divergence."""
-
-    @property
-    def teachers(self) -> tuple[Chain, ...]:
-        return (self.teacher,)
 
     def say(self) -> str:
         names = {"jsd": "JSD, beta", "skewed_kl": "skewed KL", "skewed_reverse_kl": "skewed reverse KL"}

@@ -11,13 +11,13 @@ from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
 from spaces.methods.teachers import expert
 from spaces.ranges import Range
 from spaces.space import Space
-from spaces.stages import Chain, Stage, Training
+from spaces.stages import Chain, Stage, Taught
 from spaces.strategy import Strategy
 
 _QUIZ_SHARE = 0.1
 
 
-class MetaDistill(Training):
+class MetaDistill(Taught):
     """Train on a teacher that is itself trained to teach: at each step a pilot of the student learns a batch from it by
     one step of gradient descent, the teacher follows the gradient of the pilot's loss on a quiz batch, and only then
     the student itself learns the batch from the new teacher. [Zhou2022] Algorithm 1.
@@ -35,10 +35,6 @@ class MetaDistill(Training):
     temperature: float = Field(gt=0)
     alpha: float = Field(ge=0, le=1)
     """Weight of the soft loss."""
-
-    @property
-    def teachers(self) -> tuple[Chain, ...]:
-        return (self.teacher,)
 
     @property
     def passes(self) -> float:

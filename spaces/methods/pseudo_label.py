@@ -10,11 +10,11 @@ from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
 from spaces.methods.teachers import expert
 from spaces.ranges import Range
 from spaces.space import Space
-from spaces.stages import Chain, Stage, Training
+from spaces.stages import Stage, Taught
 from spaces.strategy import Strategy
 
 
-class PseudoLabel(Training):
+class PseudoLabel(Taught):
     """Train on the gold rows and on those unlabeled ones that the teacher is sure of, with its label. [Lee2013].
 
     The share of rows that is kept is reported with the trained model.
@@ -23,16 +23,10 @@ class PseudoLabel(Training):
     carried_out_by = "trainers.pseudo_label:pseudo_label"
 
     kind: Literal["pseudo_label"] = "pseudo_label"
-    teacher: Chain
-    """The model that labels."""
     unlabeled: str = Field(min_length=1)
     """Fingerprint of the unlabeled rows."""
     confidence: float = Field(ge=0, le=1)
     """Least probability that the teacher gives its label, for a row to be kept."""
-
-    @property
-    def teachers(self) -> tuple[Chain, ...]:
-        return (self.teacher,)
 
     def say(self) -> str:
         labelled = f"unlabeled rows labelled by {self.teacher.say_teacher()}, confidence {self.confidence:.2g} or more"

@@ -11,11 +11,11 @@ from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
 from spaces.methods.teachers import expert, student_start
 from spaces.ranges import Range
 from spaces.space import Space
-from spaces.stages import Chain, Stage, Training
+from spaces.stages import Stage, Taught
 from spaces.strategy import Strategy
 
 
-class QuantizedDistill(Training):
+class QuantizedDistill(Taught):
     """Train with the arithmetic of int8 serving on T² KL(teacher ‖ student); the teacher computes in full precision.
 
     [Liu2023], [NVIDIA2025]: full precision first, then the divergence alone at a small rate.
@@ -25,13 +25,7 @@ class QuantizedDistill(Training):
     carried_out_by = "trainers.quantized_distill:quantized_distill"
 
     kind: Literal["quantized_distill"] = "quantized_distill"
-    teacher: Chain
-    """The full-precision model whose outputs teach."""
     temperature: float = Field(gt=0)
-
-    @property
-    def teachers(self) -> tuple[Chain, ...]:
-        return (self.teacher,)
 
     def say(self) -> str:
         loss = f"temperature {self.temperature:.3g}"
