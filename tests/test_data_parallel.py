@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from generation_task import generation_context
 from safetensors.torch import load_file
 from torch import distributed, multiprocessing
 from training_task import finetuning, fitting, plan_of, tiny_context
 
 from spaces.methods.cut import SelectLayers
 from spaces.methods.distill import Distill
+from spaces.methods.distill_cot import DistillCot
 from spaces.methods.distill_feature import DistillFeature
 from spaces.methods.experts import DistillExperts, Expert, Gate, Part
 from spaces.methods.features import Feature
@@ -81,12 +83,26 @@ META = plan_of(
         alpha=0.7,
     ),
 )
+# A loss over the tokens of responses, which are of different lengths; a rationale each for the second.
+TEXT = plan_of(SelectLayers(layers=(0,)), *TAUGHT.stages[1:])
+REASONED = plan_of(DistillCot(mode="multitask", alpha=0.3, optimisation=fitting(learning_rate=1e-3, epochs=2)))
 STOPPED = plan_of(finetuning(learning_rate=2e-3))
 BROKEN = plan_of(finetuning(learning_rate=3e-3))
 DIVERGING = plan_of(finetuning(learning_rate=1e38, warmup_share=0.0))
 
 
-def work(rank: int, folder: str, context: Context) -> None:
+Contexts = dict[str, Context]
+"""By the kind of task."""
+
+
+def contexts_in(folder: Path) -> Contexts:
+    return {
+        "classification": tiny_context(folder / "labels", rows=ROWS),
+        "generation": generation_context(folder / "text", rows=ROWS, rationales=True, max_tokens=40),
+    }
+
+
+def work(rank: int, folder: str, contexts: Contexts) -> None:
     """One worker: every scenario in turn, what came of it written down."""
     meeting = f"file://{folder}/meeting"
     patience = timedelta(seconds=60)
@@ -95,13 +111,17 @@ def work(rank: int, folder: str, context: Context) -> None:
     for name, (plan, report) in SCENARIOS.items():
         told: list[Progress] = []
         try:
-            run_plan(plan, context, ranks=ranks, report=lambda p, t=told, r=report: (t.append(p), r(p)))
+            run_plan(plan, contexts[kind_of(name)], ranks=ranks, report=lambda p, t=told, r=report: (t.append(p), r(p)))
             outcomes[name] = "done"
         except (Stopped, RankError, TrainingError, KeyError):
             outcomes[name] = traceback.format_exc().splitlines()[-1]
         outcomes[f"{name} told"] = [dataclasses.asdict(p) for p in told]
     Path(folder, f"outcomes-{rank}.json").write_text(json.dumps(outcomes))
     distributed.destroy_process_group()
+
+
+def kind_of(name: str) -> str:
+    return "generation" if name in ("text", "reasoned") else "classification"
 
 
 def nothing(_: Progress) -> None:
@@ -122,6 +142,8 @@ SCENARIOS = {
     "mixed": (MIXED, nothing),
     **{kind: (plan, nothing) for kind, plan in ALIGNED.items()},
     "meta": (META, nothing),
+    "text": (TEXT, nothing),
+    "reasoned": (REASONED, nothing),
     "stopped": (STOPPED, stop),
     "broken": (BROKEN, fail),
     "diverging": (DIVERGING, nothing),
@@ -129,18 +151,18 @@ SCENARIOS = {
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, list[dict]]:
-    """The store of two workers, and what each of them saw."""
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Contexts, list[dict]]:
+    """The stores of two workers, and what each of them saw."""
     folder = tmp_path_factory.mktemp("together")
-    context = tiny_context(folder, rows=ROWS)
-    multiprocessing.spawn(work, args=(str(folder), context), nprocs=WORKERS)
-    return context, [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(WORKERS)]
+    contexts = contexts_in(folder)
+    multiprocessing.spawn(work, args=(str(folder), contexts), nprocs=WORKERS)
+    return contexts, [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(WORKERS)]
 
 
-@pytest.mark.parametrize("name", ["taught", "mixed", "meta", *ALIGNED])
-def test_two_workers_train_what_one_does(name: str, together: tuple[Context, list[dict]], tmp_path: Path) -> None:
-    context, outcomes = together
-    alone, (plan, _) = tiny_context(tmp_path, rows=ROWS), SCENARIOS[name]
+@pytest.mark.parametrize("name", ["taught", "mixed", "meta", *ALIGNED, "text", "reasoned"])
+def test_two_workers_train_what_one_does(name: str, together: tuple[Contexts, list[dict]], tmp_path: Path) -> None:
+    contexts, outcomes = together
+    context, alone, (plan, _) = contexts[kind_of(name)], contexts_in(tmp_path)[kind_of(name)], SCENARIOS[name]
     told: list[Progress] = []
     run_plan(plan, alone, ranks=solo(), report=told.append)
     assert [seen[name] for seen in outcomes] == ["done", "done"]
@@ -157,19 +179,19 @@ def test_two_workers_train_what_one_does(name: str, together: tuple[Context, lis
             torch.testing.assert_close(two[tensor], weights, atol=1e-4, rtol=1e-4)
 
 
-def test_a_stop_ends_every_worker(together: tuple[Context, list[dict]]) -> None:
-    context, outcomes = together
+def test_a_stop_ends_every_worker(together: tuple[Contexts, list[dict]]) -> None:
+    contexts, outcomes = together
     assert all("Stopped" in seen["stopped"] for seen in outcomes)
     assert [p["epoch"] for p in outcomes[0]["stopped told"]] == [1, 2]
-    assert not context.store.has(STOPPED.fingerprint)
+    assert not contexts["classification"].store.has(STOPPED.fingerprint)
 
 
-def test_a_fault_of_the_listener_ends_every_worker(together: tuple[Context, list[dict]]) -> None:
+def test_a_fault_of_the_listener_ends_every_worker(together: tuple[Contexts, list[dict]]) -> None:
     _, (first, second) = together
     assert "KeyError" in first["broken"]
     assert "RankError" in second["broken"] and "a fault of the listener" in second["broken"]
 
 
-def test_a_divergence_is_seen_by_every_worker(together: tuple[Context, list[dict]]) -> None:
+def test_a_divergence_is_seen_by_every_worker(together: tuple[Contexts, list[dict]]) -> None:
     _, outcomes = together
     assert all("TrainingError" in seen["diverging"] for seen in outcomes)
