@@ -4,31 +4,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from search.fitting import without
 from search.goals import Goals
 from search.records import COST_COLUMNS
 from search.spec import Spec, space_of
 from search.spec_errors import SpecError
 from search.words import say_shape
 from spaces.canonical import fingerprint
-from spaces.catalogue import CATALOGUE
 from spaces.draw import Draw, opening, restrict, shapes
-from spaces.methods.distill import DFT_FEATURE
 from spaces.methods.finetune import baseline
 from spaces.methods.vocabulary import KeepVocabulary
 from spaces.shape import Shape
 from spaces.space import Space
 from spaces.targets import TARGETS, Precision
-from trainers.alignment import unlike_tokens
 from trainers.context import Context
 from trainers.cost import CostRow, Probe, cost_table, read_cost_table, write_cost_table
-from trainers.datasets import TaskRows
 from trainers.docstrings import cache_folder
 from trainers.experts.parts import keep_domains
 from trainers.kinds import AnyRows, kind_of, named_kind, split_tokens
 from trainers.model_files import ModelError
 from trainers.models import ModelInfo
 from trainers.storage import Storage
-from trainers.vocabulary import keep_vocabulary, read_cut
+from trainers.vocabulary import read_cut
 
 COST_TABLE = "cost_table.parquet"
 _PROBE_VERSION = 1
@@ -95,13 +92,12 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         threads=threads,
         compute=spec.resources.compute,
     )
-    domains = rows.domains if isinstance(rows, TaskRows) else None
     space = space_of(
         spec,
         base=base,
         data=kind.data_fingerprint(rows, spec.task),
         teacher=teacher,
-        domains=keep_domains(domains, context.store) if domains else None,
+        domains=keep_domains(rows.domains, context.store) if rows.domains else None,
         unlabeled=rows.splits["unlabeled"].fingerprint if "unlabeled" in rows.splits else None,
     )
     vocabulary = _vocabulary(rows, base, context, say) if spec.model.vocabulary == "task" else None
@@ -109,9 +105,7 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
     readers = models | ({vocabulary.reader: read_cut(vocabulary, base, context.store)} if vocabulary else {})
     tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens, say) for name, model in readers.items()}
     context = replace(context, tokens=tokens)
-    if teacher is not None and (where := unlike_tokens(context, base=base.fingerprint, teacher=teacher.fingerprint)):
-        reason = f"{teacher.reference} does not read the tokens of {base.reference}: {where}"
-        space = without_alignment(spec, space, reason=reason, say=say)
+    space = without(spec, space, kind.lacking(context, base=base, teacher=teacher), say=say)
     request = kind.typical_request(split_tokens(context, base=base.fingerprint, split="validation"))
     return Prepared(
         spec=spec,
@@ -126,33 +120,6 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         context=replace(context, output_tokens=request.output_tokens),
         space=space,
         sequence_length=request.input_tokens,
-    )
-
-
-def without_alignment(spec: Spec, space: Space, *, reason: str, say: Say) -> Space:
-    """``space`` without what compares student and teacher token by token, which cannot be done for ``reason``.
-
-    Raises:
-        SpecError: the spec asks for it by name.
-    """
-    way_out = "name a teacher with the same tokenizer, or leave model.teacher out"
-    lost = [name for name in space.strategies if "same_tokens" in CATALOGUE[name].needs]
-    asked = space.options(DFT_FEATURE)
-    problems = [
-        f"search.strategies: {name}: {reason}; {way_out}" for name in lost if "all" not in spec.search.strategies
-    ]
-    if "dft" in space.strategies and "none" not in asked:
-        problems.append(f"search.space.dft_feature: {reason}; {way_out}, or add none")
-    if problems:
-        raise SpecError(problems)
-    for name in lost:
-        say(f"strategies: {name} is left out: {reason}")
-    if "dft" in space.strategies:
-        say(f"strategies: dft goes without features: {reason}")
-    return replace(
-        space,
-        strategies=tuple(name for name in space.strategies if name not in lost),
-        narrowed={**space.narrowed, DFT_FEATURE.name: replace(DFT_FEATURE, options=("none",))},
     )
 
 
@@ -233,11 +200,9 @@ def _tokenise(rows: AnyRows, model: ModelInfo, context: Context, max_tokens: int
 
 
 def _vocabulary(rows: AnyRows, base: ModelInfo, context: Context, say: Say) -> KeepVocabulary:
-    """What students keep: the tokens of the rows that they are trained on, never of those that they are judged by."""
-    assert isinstance(rows, TaskRows), "the spec refuses it where answers are text"
-    learnt = [rows.train, *([rows.unlabeled] if rows.unlabeled else [])]
+    """What students keep of the base's."""
     try:
-        stage = keep_vocabulary(learnt, base, context.store)
+        stage = kind_of(context).keep_vocabulary(rows, base, context)
     except ModelError as error:
         raise SpecError([f"model.vocabulary: found task; {error}; or write full"]) from error
     say(f"vocabulary: students keep {stage.num_tokens:,} of {base.vocab_size:,} tokens")

@@ -12,7 +12,6 @@ import yaml
 
 from search.spec import Spec, spec_differences, spec_to_yaml
 from trainers.context import Context
-from trainers.datasets import TaskRows
 from trainers.storage import Storage, StorageError
 
 if TYPE_CHECKING:
@@ -70,9 +69,8 @@ class RunFolder:
                 raise RunChanged(_differs(self.storage, "the data or the model", [f"content of {', '.join(changed)}"]))
         self.storage.write(_SPEC, spec_to_yaml(spec).encode())
         self.storage.write_json(_CONTEXT, context)
-        if isinstance(rows, TaskRows) and not self.storage.exists(_LABELS):
-            rows_of = [int(label) for label in rows.validation.labels]
-            self.storage.write_json(_LABELS, {"labels": list(rows.labels), "rows": rows_of})
+        if rows.right_labels is not None and not self.storage.exists(_LABELS):
+            self.storage.write_json(_LABELS, {"labels": list(rows.labels), "rows": list(rows.right_labels)})
         self.log_folder.mkdir(parents=True, exist_ok=True)
         self.beat()
 

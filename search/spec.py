@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from search.fitting import lacking_in, misfits, no_options_left
 from search.spec_errors import Key, SpecError, dotted, explain
 from search.spec_file import read_yaml, resolve_paths, set_values
+from search.spec_raw import metric_of, section, texts_in
 from search.spec_sections import ONE_OR_MORE, Budget, ModelSpec, Resources, SearchSpec, Section, each
 from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.objectives import QUALITY_METRICS, Constraint, parse_constraint
@@ -22,7 +24,7 @@ from spaces.ranges import Choice, Parameter
 from spaces.space import Space
 from spaces.stages import Optimisation
 from spaces.targets import PRECISIONS, TARGETS, Precision
-from spaces.task import BUILTIN, KIND_OF_BUILTIN, Task, default_metric
+from spaces.task import Task, default_metric
 
 if TYPE_CHECKING:
     from trainers.models import ModelInfo
@@ -31,10 +33,6 @@ __all__ = ["Spec", "SpecError", "load_spec", "space_of", "spec_differences", "sp
 
 _MAY_CHANGE = ("budget", "resources", "storage")
 """Sections that do not change what a run is about: a run goes on when they differ, but for ``resources.compute``."""
-
-
-_NEEDS = {"unlabeled": "unlabeled", "rationales": "rationale"}
-"""The key of the task that brings what a strategy needs."""
 
 
 class Spec(Section):
@@ -73,7 +71,7 @@ class Spec(Section):
         search, task = raw.get("search") or {}, raw.get("task")
         if not isinstance(search, dict) or search.get("objectives") is not None:
             return raw
-        metric = _metric(task) if isinstance(task, dict) else getattr(task, "metric", None)
+        metric = metric_of(task) if isinstance(task, dict) else getattr(task, "metric", None)
         known = metric if metric in QUALITY_METRICS else default_metric("classification")
         return {**raw, "search": {**search, "objectives": [known, "latency_ms"]}}
 
@@ -103,7 +101,7 @@ class Spec(Section):
     @property
     def left_out(self) -> Mapping[str, str]:
         """What `all` does not stand for here, and why."""
-        return _misfits(tuple(CATALOGUE), self.model_dump(mode="json")) if "all" in self.search.strategies else {}
+        return misfits(tuple(CATALOGUE), self.model_dump(mode="json")) if "all" in self.search.strategies else {}
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
@@ -177,6 +175,7 @@ def space_of(
         unlabeled=unlabeled,
         batch_size=spec.search.batch_size,
         domains=domains,
+        lacking=lacking_in(spec.model_dump(mode="json")),
     )
 
 
@@ -222,31 +221,29 @@ def _leaves(spec: Spec) -> Iterator[tuple[str, Any]]:
 
 def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     """What does not go together, in a spec that may be wrong in other ways too: those parts are passed over."""
-    task, search = _section(raw, "task"), _section(raw, "search")
-    metric = _metric(task)
+    task, search = section(raw, "task"), section(raw, "search")
+    metric = metric_of(task)
     found: list[tuple[Key, str]] = []
     if metric == "perplexity":
         problem = "perplexity is minimised, and a search maximises quality in this version; use exact_match or rouge_l"
         found.append((("task", "metric"), problem))
-    if task.get("kind") == "generation" and _section(raw, "model").get("vocabulary") == "task":
+    if task.get("kind") == "generation" and section(raw, "model").get("vocabulary") == "task":
         problem = "found task; a model writes with its vocabulary, only classification can cut it; write full"
         found.append((("model", "vocabulary"), problem))
     found += _nothing_to_forget(task, search)
     if metric in QUALITY_METRICS:
-        found += _wrong_objectives(_texts(search.get("objectives")), metric)
-        found += _wrong_constraints(_texts(search.get("constraints")), metric)
-    named = [name for name in _texts(search.get("strategies")) if name in CATALOGUE]
-    for name, reason in _misfits(named, raw).items():
+        found += _wrong_objectives(texts_in(search.get("objectives")), metric)
+        found += _wrong_constraints(texts_in(search.get("constraints")), metric)
+    named = [name for name in texts_in(search.get("strategies")) if name in CATALOGUE]
+    for name, reason in misfits(named, raw).items():
         found.append((("search", "strategies"), f"{name} {reason}; leave {name} out, or write all"))
-    space = _section(search, "space")
-    if _texts(space.get("expert_split")) == ["domain"] and not task.get("domain"):
-        problem = "found domain; no column tells domains apart; name one in task.domain, or write cluster or seed"
-        found.append((("search", "space", "expert_split"), problem))
-    precisions = _texts(space.get("quantization"))
+    space = section(search, "space")
+    found += no_options_left(raw)
+    precisions = texts_in(space.get("quantization"))
     found += _wrong_targets(raw)
     found += _wrong_precisions(precisions, raw)
     if precisions and "fp32" not in precisions:
-        found += _baseline_missing(_texts(search.get("constraints")))
+        found += _baseline_missing(texts_in(search.get("constraints")))
     return found
 
 
@@ -254,24 +251,11 @@ def _nothing_to_forget(task: Mapping[str, Any], search: Mapping[str, Any]) -> It
     if task.get("retain"):
         return
     problem = "{} is measured on rows of another kind than the task's; name labelled ones in task.retain, or drop it"
-    if "forgetting" in _texts(search.get("objectives")):
+    if "forgetting" in texts_in(search.get("objectives")):
         yield ("search", "objectives"), problem.format("forgetting")
-    for constraint in _parsed(_texts(search.get("constraints"))):
+    for constraint in _parsed(texts_in(search.get("constraints"))):
         if constraint.name == "forgetting":
             yield ("search", "constraints"), problem.format(repr(constraint.text))
-
-
-def _misfits(names: Sequence[str], raw: Mapping[str, Any]) -> dict[str, str]:
-    """Which of the strategies cannot serve the task, and why."""
-    task, space = _section(raw, "task"), _section(_section(raw, "search"), "space")
-    has = {need for need, key in _NEEDS.items() if task.get(key) is not None}
-    has |= set(_texts(space.get("quantization")) or PRECISIONS)
-    kind = str(task.get("kind", "classification"))
-    if KIND_OF_BUILTIN.get(str(task.get("train")).removeprefix(BUILTIN)) == "generation":
-        # Built-in rows come as they are: none of their columns is named.
-        has.add("rationales")
-    reasons = {name: CATALOGUE[name].misfit(kind=kind, has=has) for name in names}
-    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _wrong_objectives(objectives: Sequence[str], metric: str) -> Iterator[tuple[Key, str]]:
@@ -300,7 +284,7 @@ def _baseline_missing(texts: Sequence[str]) -> Iterator[tuple[Key, str]]:
 
 
 def _wrong_precisions(precisions: Sequence[str], raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
-    targets, kind = _targets(raw), str(_section(raw, "task").get("kind"))
+    targets, kind = _targets(raw), str(section(raw, "task").get("kind"))
     runs = {precision for name in targets for precision in TARGETS[name].runs(kind)}
     for precision in precisions:
         if runs and precision in PRECISIONS and precision not in runs:
@@ -312,7 +296,7 @@ def _wrong_precisions(precisions: Sequence[str], raw: Mapping[str, Any]) -> Iter
 
 
 def _wrong_targets(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
-    kind = _section(raw, "task").get("kind")
+    kind = section(raw, "task").get("kind")
     for name in _targets(raw):
         if not TARGETS[name].runs(str(kind)):
             able = ", ".join(other for other, target in TARGETS.items() if target.runs(str(kind)))
@@ -321,22 +305,7 @@ def _wrong_targets(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
 
 
 def _targets(raw: Mapping[str, Any]) -> list[str]:
-    return [name for name in _texts(raw.get("targets")) or ["cpu"] if name in TARGETS]
-
-
-def _metric(task: Mapping[str, Any]) -> Any:
-    return task.get("metric") or default_metric(task.get("kind"))
-
-
-def _section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = raw.get(name)
-    return section if isinstance(section, Mapping) else {}
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list | tuple) else []
+    return [name for name in texts_in(raw.get("targets")) or ["cpu"] if name in TARGETS]
 
 
 def _parsed(texts: Sequence[str]) -> Iterator[Constraint]:

@@ -1,9 +1,11 @@
 """What a parameter may be: a number within bounds, or one of some options. The user narrows it by its name."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from spaces.choosers import Value
+from spaces.needs import Lacking, NeedName
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,21 @@ class Choice:
     name: str
     options: tuple[Value, ...]
     summary: str = ""
+    needs: Mapping[Value, NeedName] = field(default_factory=dict, hash=False)
+    """What single options need, by option."""
 
     @property
     def default(self) -> Value:
         """The first option."""
         return self.options[0]
+
+    def serves(self, option: Value, lacking: Lacking) -> bool:
+        """Whether ``option`` can be picked where these needs are not met."""
+        return self.needs.get(option) not in lacking
+
+    def without(self, lacking: Lacking) -> "Choice":
+        """The options that can be picked where these needs are not met; there may be none."""
+        return replace(self, options=tuple(option for option in self.options if self.serves(option, lacking)))
 
 
 Parameter = Range | Choice

@@ -6,6 +6,7 @@ from typing import Any
 
 from spaces.choosers import Chooser, Value
 from spaces.methods.vocabulary import KeepVocabulary
+from spaces.needs import NEEDS, Lacking
 from spaces.plan import Plan
 from spaces.ranges import Choice, Parameter, Range
 from spaces.shape import Shape
@@ -35,6 +36,8 @@ class Space:
     batch_size: int = 32
     domains: str | None = None
     """Fingerprint of the training rows' domains; None: the task names no such column."""
+    lacking: Lacking = field(default_factory=dict)
+    """Needs that spec, models or machine do not meet: no option that has one is picked."""
     vocabulary: KeepVocabulary | None = None
     """The part of the base's vocabulary that students begin with; None: all of it."""
 
@@ -75,10 +78,11 @@ class Space:
         return found
 
     def options(self, parameter: Choice) -> tuple[Value, ...]:
-        """The options as the user wants them."""
+        """The options as the user wants them, without those that need what is lacking."""
         found = self.narrowed.get(parameter.name, parameter)
         assert isinstance(found, Choice), parameter.name
-        return found.options
+        absent: Lacking = {} if self.domains else {"domains": NEEDS["domains"].absent}
+        return found.without({**self.lacking, **absent}).options
 
     def optimisation(self, chooser: Chooser, rate: Range, epochs: Range) -> Optimisation:
         """Learning rate and epochs as picked, the rest at its defaults."""

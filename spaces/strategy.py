@@ -1,10 +1,11 @@
 """A strategy: a named shape of plan, for the tasks that it fits, and the parameters that it opens."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from spaces.choosers import Chooser
+from spaces.needs import NEEDS, Lacking, NeedName
 from spaces.ranges import Parameter
 from spaces.shape import Shape
 from spaces.space import Space
@@ -12,15 +13,6 @@ from spaces.stages import Stage
 
 Build = Callable[[Space, Chooser], tuple[Stage, ...]]
 TaskKind = Literal["classification", "generation"]
-Need = Literal["teacher", "same_tokens", "unlabeled", "rationales", "int8"]
-"""What a strategy needs beside labelled rows. A teacher is trained on them where the spec names none; that it reads the
-same tokens as the student is known when the rows are tokenised."""
-
-_ABSENT = {
-    "unlabeled": "task.unlabeled names no rows",
-    "rationales": "task.rationale names no column",
-    "int8": "search.space.quantization leaves int8 out",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,28 +27,22 @@ class Strategy:
     student: bool = True
     """Whether it ends in a student of a searched size, not in a model of the base's size."""
     kinds: tuple[TaskKind, ...] = ("classification",)
-    needs: tuple[Need, ...] = ()
+    needs: tuple[NeedName, ...] = ()
+    """What it cannot do without beside labelled rows; what single options need stands at their parameter."""
     shapes: Callable[[Space], tuple[Shape, ...]] | None = None
     """Every shape that it can end in, where these are not the sizes of students, or the base's own."""
 
-    def misfit(self, *, kind: str, has: Collection[str]) -> str | None:
-        """Why it cannot serve a task of ``kind`` that ``has`` these needs; None where it can."""
+    def misfit(self, *, kind: str, lacking: Lacking) -> str | None:
+        """Why it cannot serve a task of ``kind`` where these needs are not met; None where it can."""
         if kind not in self.kinds:
             return f"is for {' and '.join(self.kinds)}, and the task is {kind}"
-        absent = [_ABSENT[need] for need in self.needs if need in _ABSENT and need not in has]
+        absent = [lacking[need] for need in self.needs if need in lacking]
         return f"needs {self.needs_in_words}, but {' and '.join(absent)}" if absent else None
 
     @property
     def needs_in_words(self) -> str:
-        """a teacher, unlabeled texts; empty where labelled rows are enough."""
-        words = {
-            "teacher": "a teacher",
-            "same_tokens": "one tokenizer for it and the student",
-            "unlabeled": "unlabeled texts",
-            "rationales": "rationales",
-            "int8": "int8 among the precisions",
-        }
-        return " and ".join(words[need] for need in self.needs)
+        """a teacher and unlabeled texts; empty where labelled rows are enough."""
+        return " and ".join(NEEDS[need].words for need in self.needs)
 
     def ends_in(self, space: Space) -> tuple[Shape, ...]:
         """Every shape that its plans can end in."""

@@ -16,6 +16,7 @@ from spaces.methods.cut import SelectLayers
 from spaces.methods.distill import Distill
 from spaces.methods.finetune import Finetune, baseline
 from spaces.methods.vocabulary import KeepVocabulary
+from spaces.needs import NEEDS
 from spaces.plan import Plan
 from spaces.ranges import Choice
 from spaces.space import Space
@@ -319,6 +320,30 @@ def test_every_stage_can_be_said_to_people(name):
 
 def test_a_strategy_says_what_it_cannot_serve():
     needy = replace(CATALOGUE["full"], needs=("teacher", "unlabeled"), kinds=("generation",))
-    assert needy.misfit(kind="classification", has=()) == "is for generation, and the task is classification"
-    assert "task.unlabeled names no rows" in needy.misfit(kind="generation", has=())
-    assert needy.misfit(kind="generation", has={"unlabeled"}) is None
+    lacking = {"unlabeled": "none are named", "rationales": "none are there"}
+    assert needy.misfit(kind="classification", lacking={}) == "is for generation, and the task is classification"
+    found = needy.misfit(kind="generation", lacking=lacking)
+    assert found == "needs a teacher and unlabeled texts, but none are named"
+    assert needy.misfit(kind="generation", lacking={"rationales": "none are there"}) is None
+
+
+def test_what_options_need_is_known_and_can_be_said():
+    choices = [span for span in PARAMETERS.values() if isinstance(span, Choice)]
+    for choice in choices:
+        assert set(choice.needs) <= set(choice.options) and set(choice.needs.values()) <= set(NEEDS)
+    assert {choice.name for choice in choices if choice.needs} == {
+        "dft_feature",
+        "expert_split",
+        "cot_mode",
+        "rationales",
+    }
+
+
+@given(_spaces(), _SEEDS, st.sampled_from(sorted(NEEDS)))
+def test_an_option_whose_need_is_lacking_is_never_drawn(space, seed, need):
+    without = replace(space, lacking={need: "not here"}, narrowed={})
+    found = _random(without, seed)
+    assert not any(
+        isinstance(span := PARAMETERS.get(name), Choice) and span.needs.get(value) == need
+        for name, value in found.params.items()
+    )

@@ -82,6 +82,11 @@ class TaskRows:
         found = {name: getattr(self, name) for name in ("train", "validation", "test", *_MORE)}
         return {name: rows for name, rows in found.items() if rows is not None}
 
+    @property
+    def right_labels(self) -> tuple[int, ...]:
+        """What is right in each validation row, as an index into the labels."""
+        return tuple(int(label) for label in self.validation.labels)
+
     @cached_property
     def fingerprint(self) -> str:
         """Of what models are trained and chosen by: train, validation and the classes' names."""

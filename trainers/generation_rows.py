@@ -72,6 +72,10 @@ class GenerationTaskRows:
 
     labels: tuple[str, ...] = ()
     """There are none: responses are text."""
+    domains: None = None
+    """Where rows come from is not asked."""
+    right_labels: None = None
+    """None: what is right in a validation row is text."""
 
     @property
     def splits(self) -> dict[str, GenerationRows]:

@@ -51,7 +51,12 @@ class Distill(Taught):
 TEMPERATURE = Range("temperature", 1.0, 8.0, 2.0, log=True, summary="softens teacher and student alike")
 ALPHA = Range("alpha", 0.1, 1.0, 0.5, share=True, summary="weight of the soft loss")
 ALPHA_END = Range("alpha_end", 0.0, 1.0, 0.3, share=True, summary="weight of the soft loss at the end (dft)")
-DFT_FEATURE = Choice("dft_feature", ("none", "hidden", "relation"), summary="feature loss beside the labels (dft)")
+DFT_FEATURE = Choice(
+    "dft_feature",
+    ("none", "hidden", "relation"),
+    summary="feature loss beside the labels (dft)",
+    needs=dict.fromkeys(("hidden", "relation"), "same_tokens"),
+)
 GAMMA = Range("gamma", 0.1, 10, 1, log=True, summary="weight of the feature loss (dft)")
 POLISH_LEARNING_RATE = Range(
     "polish_learning_rate", 1e-5, 2e-4, 5e-5, log=True, summary="the fine-tune after a distillation"

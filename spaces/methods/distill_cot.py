@@ -90,9 +90,17 @@ class DistillCot(Training):
 
 
 COT_MODE = Choice(
-    "cot_mode", ("generate", "multitask"), summary="rationales as a second task, or written before each response"
+    "cot_mode",
+    ("generate", "multitask"),
+    summary="rationales as a second task, or written before each response",
+    needs={"generate": "texts"},
 )
-RATIONALES = Choice("rationales", ("data", "teacher"), summary="the data's own, or right ones that an expert writes")
+RATIONALES = Choice(
+    "rationales",
+    ("data", "teacher"),
+    summary="the data's own, or right ones that an expert writes",
+    needs={"teacher": "texts"},
+)
 NUM_RATIONALES = Range("num_rationales", 1, 4, 2, "integer", summary="texts that the expert writes to a row")
 RESPONSE_WEIGHT = Range("response_weight", 0.2, 0.8, 0.5, share=True, summary="responses against rationales, multitask")
 

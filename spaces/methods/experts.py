@@ -138,7 +138,12 @@ class DistillExperts(Training):
 
 
 NUM_EXPERTS = Range("num_experts", 2, 4, 2, "integer", summary="experts of a mixture")
-EXPERT_SPLIT = Choice("expert_split", ("cluster", "seed", "domain"), summary="what tells the experts' rows apart")
+EXPERT_SPLIT = Choice(
+    "expert_split",
+    ("cluster", "seed", "domain"),
+    summary="what tells the experts' rows apart",
+    needs={"domain": "domains"},
+)
 EXPERT_WEIGHTS = Choice("expert_weights", ("gate", "camkd", "uniform"), summary="how much each expert counts at a row")
 
 
@@ -168,8 +173,7 @@ def _experts(space: Space, chooser: Chooser) -> tuple[Chain, ...]:
 
 
 def _parts(space: Space, chooser: Chooser) -> list[Part]:
-    splits = [split for split in space.options(EXPERT_SPLIT) if split != "domain" or space.domains]
-    split: Any = chooser.categorical(EXPERT_SPLIT.name, splits)
+    split: Any = space.choice(chooser, EXPERT_SPLIT)
     count = space.integer(chooser, NUM_EXPERTS)
     return [
         Part(

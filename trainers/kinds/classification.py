@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from spaces.canonical import fingerprint
+from spaces.methods.vocabulary import KeepVocabulary
+from spaces.needs import Lacking
 from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.targets import Precision
 from spaces.task import Task
 from trainers import graph_cost, metrics
+from trainers.alignment import unlike_tokens
 from trainers.artifacts import Artifact
 from trainers.compute import features, logits
 from trainers.context import Context
@@ -25,6 +28,7 @@ from trainers.probe import probe_accuracy
 from trainers.ranks import Ranks, solo
 from trainers.serving import predict
 from trainers.tokens import LabelledTokens, open_tokens, tokenise
+from trainers.vocabulary import keep_vocabulary
 
 
 class Classification:
@@ -41,6 +45,19 @@ class Classification:
 
     def check(self, task: Task, *, base: ModelInfo, teacher: ModelInfo | None, precisions: Sequence[Precision]) -> None:
         """Any two encoders go together: each reads the texts in its own way."""
+
+    def lacking(self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None) -> Lacking:
+        if teacher is None:
+            return {}
+        where = unlike_tokens(context, base=base.fingerprint, teacher=teacher.fingerprint)
+        if where is None:
+            return {}
+        reason = f"{teacher.reference} does not read the tokens of {base.reference}: {where}"
+        return {"same_tokens": f"{reason}; name a teacher with the same tokenizer, or leave model.teacher out"}
+
+    def keep_vocabulary(self, rows: TaskRows, base: ModelInfo, context: Context) -> KeepVocabulary:
+        learnt = [rows.train, *([rows.unlabeled] if rows.unlabeled else [])]
+        return keep_vocabulary(learnt, base, context.store)
 
     def load(self, folder: Path, context: Context, *, dropout: float = 0.0, seed: int = 0) -> Any:
         return load_classifier(folder, labels=context.labels, dropout=dropout, seed=seed)

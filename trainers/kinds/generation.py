@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from spaces.canonical import fingerprint
+from spaces.methods.vocabulary import KeepVocabulary
+from spaces.needs import Lacking
 from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.targets import Precision
@@ -24,6 +26,7 @@ from trainers.generation_tokens import ResponseTokens, tokenise_exchanges
 from trainers.kinds import split_tokens
 from trainers.kinds.kind import Request
 from trainers.metrics import Quality
+from trainers.model_files import ModelError
 from trainers.models import ModelInfo
 from trainers.packed import check_precision, open_packed, write_packed
 from trainers.ranks import Ranks, solo
@@ -50,6 +53,13 @@ class Generation:
             check_precision(precision)
         if teacher is not None:
             check_same_tokens(base, teacher, max_tokens=task.max_tokens)
+
+    def lacking(self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None) -> Lacking:  # noqa: ARG002
+        """Nothing: ``check`` refuses a teacher that does not read the student's tokens."""
+        return {}
+
+    def keep_vocabulary(self, _rows: GenerationTaskRows, base: ModelInfo, _context: Context) -> KeepVocabulary:
+        raise ModelError(f"{base.reference} writes with its vocabulary; only a classifier's can be cut")
 
     def load(self, folder: Path, _context: Context, *, dropout: float = 0.0, seed: int = 0) -> Any:  # noqa: ARG002
         return load_causal(folder, dropout=dropout)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from spaces.methods.vocabulary import KeepVocabulary
+from spaces.needs import Lacking
 from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.targets import Precision
@@ -56,6 +58,13 @@ class Kind(Protocol):
 
     def check(self, task: Task, *, base: ModelInfo, teacher: ModelInfo | None, precisions: Sequence[Precision]) -> None:
         """That these models can serve the task and each other, at these precisions, here. Raises ``ModelError``."""
+
+    def lacking(self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None) -> Lacking:
+        """The needs of strategies and options that these models, their rows tokenised, or this machine do not meet."""
+
+    def keep_vocabulary(self, rows: Any, base: ModelInfo, context: Context) -> KeepVocabulary:
+        """The part of the base's vocabulary that students need of it; never decided by the rows that they are judged
+        by. Raises ``ModelError``."""
 
     def load(self, folder: Path, context: Context, *, dropout: float = 0.0, seed: int = 0) -> Any:
         """The model in ``folder``, float32, in evaluation mode; what it lacks for the task depends on ``seed``."""
