@@ -28,7 +28,7 @@ from trainers.storage import Storage
 from trainers.vocabulary import read_cut
 
 COST_TABLE = "cost_table.parquet"
-_PROBE_VERSION = 1
+_PROBE_VERSION = 2
 
 Say = Callable[[str], None]
 

@@ -269,7 +269,8 @@ def test_models_that_write_are_asked_for_whole_batches(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(generation_cost, "start", start)
     monkeypatch.setattr(generation_cost, "step", step)
-    found = list(generation_cost.time_batches(files, [3, 2], batch_sizes=[1, 4], sequence_length=6))
+    requests = [generation_cost.Request(6, 3), generation_cost.Request(6, 2)]
+    found = list(generation_cost.time_batches(files, requests, batch_sizes=[1, 4]))
     assert [times.shape for times in found] == [(2, generation_cost.CALLS)] * 2
     assert all((times > 0).all() for times in found)
     calls = 2 * (generation_cost.CALLS + generation_cost.WARM_UP)

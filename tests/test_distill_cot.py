@@ -224,7 +224,8 @@ def test_what_is_deployed_is_measured_as_it_was_trained(stage: DistillCot, conte
 def test_a_request_to_a_generating_model_is_measured_with_its_rationale(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation_cost, "CALLS", 2)
+    # A millisecond a token, read or written: what is told of a request does not depend on the machine.
+    monkeypatch.setattr(generation_cost, "_answer", lambda _, asked: (asked.prompt_tokens + asked.output_tokens, 5.0))
     known = dataclasses.replace(context, output_tokens=3)
     lengths = [len(prompt.split()) + 4 + 2 + 1 for i, prompt in enumerate(repeating_rows(24, seed=0).prompts) if i % 3]
     costs = []
@@ -232,6 +233,8 @@ def test_a_request_to_a_generating_model_is_measured_with_its_rationale(
         shape = plan_of(stage).shape
         costs.append(kind_of(known).probe(shape, "fp32", known, reference=Shape(base="base"), sequence_length=5))
         assert (costs[-1].shape.reasons, costs[-1].output_tokens) == (stage is GENERATE, wanted)
+        # The reference is asked for no rationale, or the rationale's cost would cancel.
+        assert (costs[-1].latency_ratio, costs[-1].reference_ms) == ((5 + wanted) / 8, 8)
     assert costs[1].flops > costs[0].flops
     assert (say_shape(costs[0].shape), say_shape(costs[1].shape)) == ("all layers", "all layers + rationale")
     storage = Storage(context.artifacts)

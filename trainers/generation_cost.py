@@ -30,24 +30,37 @@ WARM_UP = 3
 """A request takes as many steps as it has tokens, so fewer of them are as sure as of a classifier's."""
 
 
-def probe(shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int) -> CostRow:
-    """Measure ``shape`` at ``precision`` in torch, on one thread of this process: a request of ``sequence_length``
-    tokens that is answered with ``context.output_tokens``.
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of a model when it is measured."""
+
+    prompt_tokens: int
+    output_tokens: int
+    """At least 1."""
+    batch_size: int = 1
+    """How many prompts are answered together."""
+
+
+def probe(
+    shape: Shape, precision: Precision, context: Context, *, reference: Shape, request: Request, plain: Request
+) -> CostRow:
+    """Measure ``shape`` at ``precision`` in torch, on one thread of this process, as it answers ``request``.
+
+    The reference answers ``plain``, the same one beside every shape: costs are ratios to it.
 
     Memory is a rise of this process's own: run it in one that has measured nothing before.
     """
     torch.set_num_threads(1)
-    request = Request(sequence_length, max(1, context.output_tokens))
     facts = request_facts(_cut(shape, context), request)
     with tempfile.TemporaryDirectory(prefix="distune-") as folder:
         file = write_packed(_cut(shape, context), precision=precision, folder=Path(folder))
         reference_file = write_packed(_cut(reference, context), precision="fp32", folder=Path(folder) / "ref")
         size_mb = file.stat().st_size / 1e6
         model, memory_mb = peak_rise_mb(lambda: _open_and_answer(file, request))
-        reference_model = _open_and_answer(reference_file, request)
+        reference_model = _open_and_answer(reference_file, plain)
     firsts: list[float] = []
     times, reference_times = time_in_turn(
-        [_stopwatch(model, request, firsts), _stopwatch(reference_model, request, [])], calls=CALLS, warm_up=WARM_UP
+        [_stopwatch(model, request, firsts), _stopwatch(reference_model, plain, [])], calls=CALLS, warm_up=WARM_UP
     )
     row = measured_row(
         times,
@@ -57,7 +70,7 @@ def probe(shape: Shape, precision: Precision, context: Context, *, reference: Sh
         shape=shape,
         size_mb=size_mb,
         memory_mb=memory_mb,
-        sequence_length=sequence_length,
+        sequence_length=request.prompt_tokens,
         output_tokens=request.output_tokens,
     )
     # What the machine did in the meantime has to cancel in the parts as it does in the whole.
@@ -66,27 +79,17 @@ def probe(shape: Shape, precision: Precision, context: Context, *, reference: Sh
     return dataclasses.replace(row, first_token_ms=first_token_ms, token_ms=token_ms)
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is asked of a model when it is measured."""
-
-    prompt_tokens: int
-    output_tokens: int
-    batch_size: int = 1
-    """How many prompts are answered together."""
-
-
 def time_batches(
-    files: Sequence[Path], output_tokens: Sequence[int], *, batch_sizes: Sequence[int], sequence_length: int
+    files: Sequence[Path], requests: Sequence[Request], *, batch_sizes: Sequence[int]
 ) -> Iterator[np.ndarray]:
-    """For each batch size the time (ms) of every request to every packed model, files × calls, the models in turn;
-    each answers with as many of ``output_tokens`` as stand in its place.
+    """For each batch size the time (ms) of every call of every packed model, files × calls, the models in turn; each
+    answers so many of the request that stands in its place.
     """
     torch.set_num_threads(1)
     models = [open_packed(file) for file in files]
     for batch_size in batch_sizes:
-        requests = [Request(sequence_length, max(1, count), batch_size) for count in output_tokens]
-        calls = [_stopwatch(model, request, []) for model, request in zip(models, requests, strict=True)]
+        batches = [dataclasses.replace(request, batch_size=batch_size) for request in requests]
+        calls = [_stopwatch(model, batch, []) for model, batch in zip(models, batches, strict=True)]
         yield time_in_turn(calls, calls=CALLS, warm_up=WARM_UP)
 
 

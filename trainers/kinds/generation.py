@@ -1,7 +1,6 @@
 """Prompts in, text out: a causal language model, served by torch with packed weights."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +111,9 @@ class Generation:
     def probe(
         self, shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
     ) -> CostRow:
-        context = replace(context, output_tokens=_output_tokens(shape, context))
-        return generation_cost.probe(shape, precision, context, reference=reference, sequence_length=sequence_length)
+        request = _served_request(shape, context, sequence_length=sequence_length)
+        plain = _served_request(reference, context, sequence_length=sequence_length)
+        return generation_cost.probe(shape, precision, context, reference=reference, request=request, plain=plain)
 
     def time_batches(
         self,
@@ -124,14 +124,17 @@ class Generation:
         sequence_length: int,
         context: Context,
     ) -> Iterator[np.ndarray]:
-        outputs = [_output_tokens(shape, context) for shape in shapes]
-        return generation_cost.time_batches(deployed, outputs, batch_sizes=batch_sizes, sequence_length=sequence_length)
+        requests = [_served_request(shape, context, sequence_length=sequence_length) for shape in shapes]
+        return generation_cost.time_batches(deployed, requests, batch_sizes=batch_sizes)
 
 
-def _output_tokens(shape: Shape, context: Context) -> int:
-    """How much a model of ``shape`` writes in a typical request: rationales as well, where it does."""
-    if not shape.reasons:
-        return context.output_tokens
-    train = split_tokens(context, base=shape.base, split="train")
-    assert isinstance(train, ResponseTokens)
-    return train.usual_reasoned_tokens
+def _served_request(shape: Shape, context: Context, *, sequence_length: int) -> generation_cost.Request:
+    """A typical request to a model of ``shape``, whose prompt alone has ``sequence_length`` tokens: a rationale is
+    written as well, where it does so.
+    """
+    output_tokens = context.output_tokens
+    if shape.reasons:
+        train = split_tokens(context, base=shape.base, split="train")
+        assert isinstance(train, ResponseTokens)
+        output_tokens = train.usual_reasoned_tokens
+    return generation_cost.Request(sequence_length, max(1, output_tokens))
