@@ -47,7 +47,7 @@ class Task(Frozen):
     test: Source | None = None
     """Rows on which the front is confirmed; nothing is chosen by them."""
     unlabeled: Source | None = None
-    """More texts; labels are not read. Strategies that make labels of their own use them."""
+    """More texts, or prompts; labels and responses are not read. Strategies that make their own use them."""
     retain: Source | None = None
     """Labelled rows of another kind than the task's, on which forgetting is measured."""
     text: Column = "text"

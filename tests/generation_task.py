@@ -29,6 +29,11 @@ def with_rationales(rows: GenerationRows) -> GenerationRows:
     return replace(rows, rationales=tuple(prompt.split()[-1] for prompt in rows.prompts))
 
 
+def prompts_alone(rows: GenerationRows) -> GenerationRows:
+    """The same rows as unlabeled ones are: without responses."""
+    return replace(rows, responses=("",) * len(rows))
+
+
 def generation_context(
     folder: Path,
     *,
@@ -36,6 +41,7 @@ def generation_context(
     rows: int = 60,
     max_tokens: int = 16,
     rationales: bool = False,
+    unlabeled: int = 0,
     **settings: Any,
 ) -> Context:
     """Base model ``base`` of two layers and tokenised rows in a new store below ``folder``; trained in float32."""
@@ -53,6 +59,8 @@ def generation_context(
     splits = {"train": repeating_rows(rows, seed=0), "validation": repeating_rows(30, seed=1)}
     if rationales:
         splits = {split: with_rationales(found) for split, found in splits.items()}
+    if unlabeled:
+        splits["unlabeled"] = prompts_alone(repeating_rows(unlabeled, seed=5))
     lengths = {"max_tokens": max_tokens, "max_new_tokens": plain.max_new_tokens}
     tokens = {
         split: tokenise_exchanges(found, inspect_causal(str(model)), plain.store, **lengths).fingerprint

@@ -37,7 +37,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Context]:
 
 def _context(kind: str, folder: Path) -> Context:
     if kind == "generation":
-        return generation_context(folder, rows=20, max_tokens=40, rationales=True)
+        return generation_context(folder, rows=20, max_tokens=40, rationales=True, unlabeled=12)
     context = tiny_context(folder, rows=30)
     rows = Rows(texts=task_rows(12, seed=5).texts, labels=np.full(12, -1))
     more = tokenise(rows, inspect_model(context.models["base"]), context.store, max_tokens=16)
@@ -55,7 +55,8 @@ def _plan(name: str) -> Plan:
         student_layers=(1,),
         narrowed={epochs: replace(PARAMETERS[epochs], low=1, high=1, default=1) for epochs in _EPOCHS}
         | {"confidence": replace(PARAMETERS["confidence"], low=0.0, default=0.0)},
-        teacher_recipes={"standard": Optimisation(learning_rate=1e-3, epochs=1, batch_size=8)},
+        # So long that what a teacher writes comes to an end.
+        teacher_recipes={"standard": Optimisation(learning_rate=1e-2, epochs=5, batch_size=8)},
         unlabeled="more",
         batch_size=8,
     )

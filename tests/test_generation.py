@@ -114,6 +114,13 @@ def test_long_prompts_are_cut_from_the_left_and_counted(context: Context) -> Non
     assert found.responses[1] == ("cat " * 9).strip()  # what it is compared with is whole
 
 
+def test_responses_that_the_tokenizer_drops_are_counted_and_missing_ones_are_not(context: Context) -> None:
+    model = inspect_causal(context.models["base"])
+    rows = GenerationRows(prompts=("a", "the"), responses=("\u0001", ""), rationales=(None, None))
+    artifact = tokenise_exchanges(rows, model, context.store, max_tokens=16, max_new_tokens=4)
+    assert artifact.about["notes"] == ["1 of 2 empty responses, kept: the model learns to say nothing"]
+
+
 def test_the_same_rows_are_found_and_others_are_not(context: Context) -> None:
     model, rows = inspect_causal(context.models["base"]), repeating_rows(5, seed=9)
     lengths = {"max_tokens": 16, "max_new_tokens": 4}
@@ -257,7 +264,7 @@ def test_what_is_written_does_not_depend_on_the_batch(
     model = load_causal(Path(context.models["base"]))
     found = []
     for rows in (1, 7, 32):
-        monkeypatch.setattr("trainers.responses._ROWS", rows)
+        monkeypatch.setattr("trainers.responses.ASKED_ROWS", rows)
         found.append(row_scores(model, tokens, metric="rouge_l", ranks=solo()).totals_N.tolist())
     assert found[0] == found[1] == found[2] and len(set(found[0])) > 1
 

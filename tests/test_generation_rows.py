@@ -143,6 +143,35 @@ def test_a_prompt_is_kept_in_one_split(tmp_path: Path) -> None:
     )
 
 
+def test_unlabeled_prompts_are_new_to_validation_and_test_and_there_once(tmp_path: Path) -> None:
+    write(tmp_path, ROWS)
+    write(tmp_path, ROWS[:2], "val.jsonl")
+    write(tmp_path, [ROWS[2]], "test.jsonl")
+    files = {"validation": "val.jsonl", "test": "test.jsonl", "limit": 5}
+    plain = load(tmp_path, **files)
+    # Responses are not read: one that no response could be is no error.
+    new = [{"prompt": "new"}, {"prompt": " new "}, {"prompt": None}, {"prompt": "newer", "response": [1]}]
+    write(tmp_path, [*ROWS[:4], *new], "more.jsonl")
+    rows = load(tmp_path, unlabeled="more.jsonl", **files)
+    assert rows.unlabeled is not None
+    assert sorted(exchanges(rows.unlabeled)) == [(ROWS[3]["prompt"], "", None), ("new", "", None), ("newer", "", None)]
+    assert rows.fingerprint == plain.fingerprint
+    assert set(rows.notes) - set(plain.notes) == {
+        "unlabeled: 1 of 8 rows without a prompt left out",
+        "unlabeled: 1 rows whose prompt is there twice left out",
+        "unlabeled: 3 rows whose prompt is also in validation or test left out",
+    }
+    assert set(rows.splits) == {"train", "validation", "test", "unlabeled"} and "unlabeled" not in plain.splits
+
+
+def test_unlabeled_prompts_that_are_of_no_use(tmp_path: Path) -> None:
+    write(tmp_path, ROWS)
+    write(tmp_path, ROWS[:2], "val.jsonl")
+    assert "task.unlabeled: no rows are left" in problems(tmp_path, validation="val.jsonl", unlabeled="val.jsonl")
+    write(tmp_path, [{"response": "1"}], "more.jsonl")
+    assert "no column 'prompt' (task.prompt); found are response" in problems(tmp_path, unlabeled="more.jsonl")
+
+
 def test_one_prompt_cannot_be_validated(tmp_path: Path) -> None:
     write(tmp_path, [ROWS[0], {**ROWS[0], "response": "0"}])
     assert problems(tmp_path) == "task.validation: no rows are left; add rows, or name a file with others"

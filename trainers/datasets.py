@@ -21,6 +21,7 @@ from trainers.splits import (
     content_hash,
     drop_shared,
     encodable,
+    new_questions,
     no_rows_left,
     note_missing,
     read_builtin,
@@ -115,7 +116,8 @@ def load_task(task: Task, *, seed: int, folder: Path) -> TaskRows:
     splits["train"].sort(key=lambda pair: (content_hash(seed, pair[0]), pair[1]))
     labels = sorted_labels({label for _, label in splits["train"]})
     if unlabeled:
-        splits["unlabeled"] = _more_texts(unlabeled, splits, seed, notes)
+        texts = new_questions(unlabeled, splits, seed=seed, words=_WORDS, notes=notes)
+        splits["unlabeled"] = [(text, "") for text in texts]
     if problems := _unusable(splits, labels) + _unusable_retain(retain):
         raise DataError(problems)
     rows = {name: _rows(pairs, labels) for name, pairs in splits.items()}
@@ -245,19 +247,6 @@ def _unusable(splits: Mapping[str, Labelled], labels: Sequence[str]) -> list[str
         if len(unknown) > _SHOWN:
             problems.append(f"task.{split}: … and {len(unknown) - _SHOWN} more labels that train does not have")
     return problems
-
-
-def _more_texts(pairs: Labelled, splits: Mapping[str, Labelled], seed: int, notes: list[str]) -> Labelled:
-    """Each text once, by hash, without those that models are judged by."""
-    judged = {text for name in ("validation", "test") for text, _ in splits.get(name, ())}
-    texts = {text for text, _ in pairs}
-    for count, what in (
-        (len(pairs) - len(texts), "whose text is there twice"),
-        (len(texts & judged), "whose text is also in validation or test"),
-    ):
-        if count:
-            notes.append(f"unlabeled: {count} rows {what} left out")
-    return [(text, "") for text in sorted(texts - judged, key=lambda text: content_hash(seed, text))]
 
 
 def _general_rows(pairs: Labelled, seed: int, notes: list[str]) -> Rows:

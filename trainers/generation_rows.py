@@ -19,6 +19,7 @@ from trainers.splits import (
     content_hash,
     drop_shared,
     encodable,
+    new_questions,
     no_rows_left,
     note_missing,
     read_builtin,
@@ -43,6 +44,7 @@ class GenerationRows:
 
     prompts: tuple[str, ...]
     responses: tuple[str, ...]
+    """Empty where a prompt has none."""
     rationales: tuple[str | None, ...]
     """The way to each response; None where the data has none."""
 
@@ -69,6 +71,8 @@ class GenerationTaskRows:
     test: GenerationRows | None
     notes: tuple[str, ...]
     """A sentence on everything that was left out or looks odd."""
+    unlabeled: GenerationRows | None = None
+    """More prompts, none of them in validation or test. No part of the fingerprint: only some plans use them."""
 
     labels: tuple[str, ...] = ()
     """There are none: responses are text."""
@@ -80,7 +84,7 @@ class GenerationTaskRows:
     @property
     def splits(self) -> dict[str, GenerationRows]:
         """All rows there are, by the name of their split."""
-        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        found = {name: getattr(self, name) for name in ("train", "validation", "test", "unlabeled")}
         return {name: rows for name, rows in found.items() if rows is not None}
 
     @cached_property
@@ -96,19 +100,27 @@ def load_generation(task: Task, *, seed: int, folder: Path) -> GenerationTaskRow
         DataError: all that is wrong with all splits.
     """
     notes = unused_keys(task)
-    splits = read_splits(task, partial(_read, task=task, folder=folder, notes=notes))
+    splits = read_splits(task, partial(_read, task=task, folder=folder, notes=notes), more=["unlabeled"])
+    unlabeled = splits.pop("unlabeled", [])
     drop_shared(splits, _WORDS, notes)
     splits["train"].sort(key=lambda row: (content_hash(seed, row.prompt), row.response, row.rationale or ""))
     if "validation" not in splits:
         assert isinstance(task.validation, float)
         splits["validation"], splits["train"] = _set_aside(splits["train"], task.validation)
     splits["train"] = splits["train"][: task.limit]
+    if unlabeled:
+        prompts = new_questions(unlabeled, splits, seed=seed, words=_WORDS, notes=notes)
+        splits["unlabeled"] = [Exchange(prompt, "", None) for prompt in prompts]
     if problems := no_rows_left(splits):
         raise DataError(problems)
     _note_rationales(splits["train"], notes)
     rows = {name: _columns_of(found) for name, found in splits.items()}
     return GenerationTaskRows(
-        train=rows["train"], validation=rows["validation"], test=rows.get("test"), notes=tuple(notes)
+        train=rows["train"],
+        validation=rows["validation"],
+        test=rows.get("test"),
+        unlabeled=rows.get("unlabeled"),
+        notes=tuple(notes),
     )
 
 
@@ -127,7 +139,9 @@ def _read(split: str, source: str, *, task: Task, folder: Path, notes: Notes) ->
     if source.startswith(BUILTIN):
         rows = read_builtin(source, BUILTINS, split)
     else:
-        rows = read_rows(source, _columns(task), folder=folder)
+        rows = read_rows(source, _columns(task, split), folder=folder)
+    if split == "unlabeled":
+        rows = [(row[0], "", None) for row in rows]
     note_missing(rows, split, _WORDS, notes)
     return [
         Exchange(encodable(prompt), encodable(response), None if rationale is None else encodable(rationale))
@@ -136,10 +150,12 @@ def _read(split: str, source: str, *, task: Task, folder: Path, notes: Notes) ->
     ]
 
 
-def _columns(task: Task) -> tuple[Column, ...]:
-    own = task.rationale or "rationale"
+def _columns(task: Task, split: str) -> tuple[Column, ...]:
+    prompt, own = Column(key="prompt", name=task.prompt, parse=answer_value("prompt")), task.rationale or "rationale"
+    if split == "unlabeled":
+        return (prompt,)
     return (
-        Column(key="prompt", name=task.prompt, parse=answer_value("prompt")),
+        prompt,
         Column(key="response", name=task.response, parse=answer_value("response")),
         Column(key="rationale", name=own, parse=answer_value("rationale"), optional=task.rationale is None),
     )

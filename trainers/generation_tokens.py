@@ -129,6 +129,11 @@ class ResponseTokens(Tokens):
         asked = self.retold(rows, self.responses, prefix=prefix, max_new_tokens=max_new_tokens)
         return type(self)(asked._batch, folder=self._folder, lengths=asked._lengths, reasons=reasons)
 
+    def answered(self, rows: np.ndarray, answers: Sequence[str]) -> "ResponseTokens":
+        batch = self.retold(rows, answers, max_new_tokens=self.max_new_tokens)._batch
+        responses = pa.array(answers, pa.string())
+        return self._like_this(batch.set_column(batch.schema.get_field_index("response"), "response", responses))
+
     def retold(
         self, rows: np.ndarray, targets: Sequence[str], *, prefix: str = "", max_new_tokens: int
     ) -> "ResponseTokens":
@@ -176,7 +181,7 @@ def tokenise_exchanges(
         tokenizer = _tokenizer(model.folder)
         tokenizer.save_pretrained(folder)
         exchanges = list(_exchanges(rows.prompts, rows.responses, tokenizer))
-        about["notes"] = _notes(exchanges, lengths)
+        about["notes"] = _notes(exchanges, rows.responses, lengths)
         ids, prompts = _joined(exchanges, lengths, _opening(tokenizer))
         longest, usual = _reasoned_lengths(rows, tokenizer)
         lengths = lengths._replace(reasoned=longest, usual_reasoned=usual)
@@ -262,13 +267,14 @@ def _joined(
     return [np.array([*prompt, *response], dtype=np.int32) for prompt, response in cut], [len(p) for p, _ in cut]
 
 
-def _notes(exchanges: Sequence[tuple[list[int], list[int]]], lengths: Lengths) -> list[str]:
+def _notes(exchanges: Sequence[tuple[list[int], list[int]]], responses: Sequence[str], lengths: Lengths) -> list[str]:
     prompts = sum(len(prompt) > lengths.prompt for prompt, _ in exchanges)
-    responses = sum(len(response) > lengths.response for _, response in exchanges)
-    empty = sum(len(response) == 1 for _, response in exchanges)
+    long = sum(len(response) > lengths.response for _, response in exchanges)
+    # Unlabeled prompts have no response by right.
+    empty = sum(len(ids) == 1 and text != "" for (_, ids), text in zip(exchanges, responses, strict=True))
     found = {
         f"prompts longer than {lengths.prompt} tokens, cut from the left; raise task.max_tokens": prompts,
-        f"responses longer than {lengths.response} tokens, cut; raise task.max_new_tokens": responses,
+        f"responses longer than {lengths.response} tokens, cut; raise task.max_new_tokens": long,
         "empty responses, kept: the model learns to say nothing": empty,
     }
     return [f"{count} of {len(exchanges)} {what}" for what, count in found.items() if count]

@@ -1,17 +1,13 @@
-"""Training on gold rows and on unlabeled ones, with the labels that a teacher gives them."""
+"""Training on gold rows and on unlabeled ones, with the labels or responses that a teacher gives them."""
 
-import time
 from typing import Any
 
 import numpy as np
 
 from spaces.methods.pseudo_label import PseudoLabel
-from trainers.compute import logits
 from trainers.finetune import gold_loss
-from trainers.kinds import split_tokens
+from trainers.kinds import kind_of, split_tokens
 from trainers.loop import Fitted, Job, TrainingError, fit
-from trainers.tokens import LabelledTokens
-from trainers.trained import trained_teacher
 
 
 def pseudo_label(model: Any, job: Job) -> tuple[Any, Fitted]:
@@ -22,26 +18,26 @@ def pseudo_label(model: Any, job: Job) -> tuple[Any, Fitted]:
     """
     stage: PseudoLabel = job.stage
     gold, unlabeled = (split_tokens(job.context, base=job.plan.reader, split=name) for name in ("train", "unlabeled"))
-    assert isinstance(unlabeled, LabelledTokens)
-    started = time.perf_counter()
-    labels, confidences = _labels(job)
-    kept = confidences >= stage.confidence
-    seconds = time.perf_counter() - started
+    teacher = job.plan.on_same_data(stage.teacher)
+    found = kind_of(job.context).pseudo_labels(teacher, job.context, ranks=job.ranks, heartbeat=job.heartbeat)
+    kept = found.confidences >= stage.confidence
     if not kept.any():
-        raise TrainingError(
-            f"pseudo_label: the teacher is sure of none of the {len(kept)} unlabeled rows: its highest confidence is "
-            f"{confidences.max():.3f}, the threshold {stage.confidence:g}; lower search.space.confidence"
-        )
+        raise TrainingError(f"pseudo_label: {_why_none(found.confidences, stage.confidence)}")
     rows = np.flatnonzero(kept)
-    fitted = fit(model, gold_loss, job, tokens=gold.joined(unlabeled.take(rows).labelled(labels[rows])))
+    sure = unlabeled.answered(rows, [found.answers[row] for row in rows.tolist()])
+    fitted = fit(model, gold_loss, job, tokens=gold.joined(sure))
     notes = {"pseudo_labels_kept": float(kept.mean()), "pseudo_labels": float(kept.sum())}
-    return model, Fitted(fitted.seconds + seconds, fitted.history, notes)
+    return model, Fitted(fitted.seconds + found.seconds, fitted.history, notes)
 
 
-def _labels(job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's label of each unlabeled row (int64), and the probability that it gives it."""
-    teacher, context = job.plan.on_same_data(job.stage.teacher), job.context
-    model = trained_teacher(teacher, context)
-    tokens = split_tokens(context, base=teacher.reader, split="unlabeled")
-    confidence, label = logits(model, tokens, context=context, ranks=job.ranks).softmax(dim=-1).max(dim=-1)
-    return label.numpy(), confidence.numpy()
+def _why_none(confidences: np.ndarray, threshold: float) -> str:
+    usable = confidences[~np.isnan(confidences)]
+    if not len(usable):
+        return (
+            f"nothing that the teacher wrote to the {len(confidences)} unlabeled prompts is of use: all is empty, or "
+            "had not ended when it was cut off; raise task.max_new_tokens, or train it longer (search.teacher_recipes)"
+        )
+    return (
+        f"the teacher is sure of none of the {len(confidences)} unlabeled rows: its highest confidence is "
+        f"{usable.max():.3f}, the threshold {threshold:g}; lower search.space.confidence"
+    )

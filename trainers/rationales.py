@@ -19,8 +19,7 @@ from trainers.generation_metrics import RATIONALE_END, behind_rationale, reasone
 from trainers.generation_tokens import ResponseTokens
 from trainers.kinds import asked_tokens
 from trainers.loop import Job, TrainingError
-from trainers.model_files import ModelError
-from trainers.trained import trained_teacher
+from trainers.trained import shared, trained_teacher
 
 _FILE = "rationales.json"
 _VERSION = 1
@@ -75,9 +74,7 @@ def written_rationales(settings: Written, job: Job) -> Rationales:
     drawing = {"num_samples": settings.num_samples, "temperature": settings.temperature}
     name = fingerprint(identity | drawing | {"tokens": context.tokens[teacher.base]["train"]})
     job.ranks.on_first(lambda: _ensure(name, teacher, settings, job))
-    artifact = context.store.find(name)
-    if artifact is None:
-        raise ModelError(f"{name[:12]}…: the rationales are not in {context.artifacts}; workers must share it")
+    artifact = shared(name, context, what="the rationales")
     rows, texts = json.loads((artifact.folder / _FILE).read_text())
     if not rows:
         raise TrainingError(

@@ -14,7 +14,7 @@ from trainers.generation_metrics import RowScores, exact_match, perplexity, roug
 from trainers.generation_tokens import ResponseTokens
 from trainers.ranks import Ranks
 
-_ROWS = 32
+ASKED_ROWS = 32
 """Rows of a batch. Always the same, so that the rounding of a row's neighbours is."""
 _OF_TEXTS: Mapping[str, Callable[[list[str], list[str]], RowScores]] = {"exact_match": exact_match, "rouge_l": rouge_l}
 
@@ -25,7 +25,7 @@ def row_scores(model: Any, tokens: ResponseTokens, *, metric: str, ranks: Ranks)
     model.eval()
     lengths = tokens.lengths if metric == "perplexity" else tokens.prompt_lengths
     totals_counts = torch.zeros(2, len(tokens), dtype=torch.float64)
-    for rows in sorted_batches(lengths, batch_size=_ROWS)[ranks.rank :: ranks.size]:
+    for rows in sorted_batches(lengths, batch_size=ASKED_ROWS)[ranks.rank :: ranks.size]:
         scored = _likelihood(model, tokens, rows) if metric == "perplexity" else _written(model, tokens, rows, metric)
         totals_counts[:, torch.from_numpy(rows)] = torch.from_numpy(np.stack([scored.totals_N, scored.counts_N]))
     model.train(training)
@@ -33,15 +33,20 @@ def row_scores(model: Any, tokens: ResponseTokens, *, metric: str, ranks: Ranks)
     return RowScores(metric, totals_N, counts_N)
 
 
-def _written(model: Any, tokens: ResponseTokens, rows: np.ndarray, metric: str) -> RowScores:
-    written = greedy(
+def written_ids(model: Any, tokens: ResponseTokens, rows: np.ndarray) -> list[np.ndarray]:
+    """What ``model`` writes to the prompts of ``rows``, the likeliest token each time: ids without the end, int64."""
+    return greedy(
         model,
         [tokens.prompt(row) for row in rows.tolist()],
         max_new_tokens=tokens.max_new_tokens,
         end_ids={tokens.tokenizer.eos_token_id},
         pad_id=pad_id(model),
     )
-    return _OF_TEXTS[metric](tokens.answers(written), [tokens.responses[row] for row in rows.tolist()])
+
+
+def _written(model: Any, tokens: ResponseTokens, rows: np.ndarray, metric: str) -> RowScores:
+    answers = tokens.answers(written_ids(model, tokens, rows))
+    return _OF_TEXTS[metric](answers, [tokens.responses[row] for row in rows.tolist()])
 
 
 @torch.inference_mode()

@@ -29,7 +29,7 @@ class Words:
 
 def unused_keys(task: Task) -> Notes:
     """A note on each key that was given and has no effect."""
-    return [f"task.{name} is not used by this version" for name in ("unlabeled", "retain") if getattr(task, name)]
+    return ["task.retain is not used by this version"] if task.retain else []
 
 
 def read_splits(task: Task, read: Callable[[str, str], list[Row]], *, more: Sequence[str] = ()) -> dict[str, list[Row]]:
@@ -104,6 +104,21 @@ def drop_shared(splits: dict[str, list[Row]], words: Words, notes: Notes) -> Non
                 splits[other] = [row for row in splits[other] if row[0] not in known]
     if count := sum(len(found) > 1 for found in _answers(splits["train"]).values()):
         notes.append(f"train: {count} {words.question}s occur with different {words.answer}s")
+
+
+def new_questions(
+    rows: Sequence[Row], splits: Mapping[str, list[Row]], *, seed: int, words: Words, notes: Notes
+) -> list[str]:
+    """Each question of unlabeled ``rows`` once, by hash, without those that models are judged by."""
+    judged = {row[0] for name in ("validation", "test") for row in splits.get(name, ())}
+    questions = {row[0] for row in rows}
+    for count, what in (
+        (len(rows) - len(questions), f"whose {words.question} is there twice"),
+        (len(questions & judged), f"whose {words.question} is also in validation or test"),
+    ):
+        if count:
+            notes.append(f"unlabeled: {count} rows {what} left out")
+    return sorted(questions - judged, key=lambda question: content_hash(seed, question))
 
 
 def no_rows_left(splits: Mapping[str, list[Row]]) -> list[str]:

@@ -50,6 +50,10 @@ class Tokens:
         """These rows and then those of ``other``; a copy."""
         return type(self)(pa.concat_batches([self._batch, other._batch]))
 
+    def answered(self, rows: np.ndarray, answers: Sequence[Any]) -> Self:
+        """Some of the rows, each with another answer in the place of what is right; a copy."""
+        raise NotImplementedError
+
     def num_positions(self, rows: np.ndarray | None = None) -> int:
         """How many positions ``rows`` have; without them, all."""
         raise NotImplementedError
@@ -78,10 +82,9 @@ class LabelledTokens(Tokens):
         self.labels: np.ndarray = batch.column("label").to_numpy(zero_copy_only=True).astype(np.int64)
         """Class of each row, int64; -1 where it has none."""
 
-    def labelled(self, labels: np.ndarray) -> "LabelledTokens":
-        """The same rows with other labels."""
-        column = pa.array(labels.astype(np.int32))
-        return LabelledTokens(pa.record_batch({"input_ids": self._batch.column("input_ids"), "label": column}))
+    def answered(self, rows: np.ndarray, answers: Sequence[int]) -> "LabelledTokens":
+        ids = self._batch.column("input_ids").take(pa.array(rows))
+        return LabelledTokens(pa.record_batch({"input_ids": ids, "label": pa.array(answers, pa.int32())}))
 
     def num_positions(self, rows: np.ndarray | None = None) -> int:
         return len(self if rows is None else rows)

@@ -25,3 +25,15 @@ def trained_part(plan: Plan, context: Context, *, what: str = "teacher") -> Arti
 def trained_teacher(plan: Plan, context: Context) -> Any:
     """The model that ``plan`` ends in, on the device, in evaluation mode. Raises as ``trained_part`` does."""
     return kind_of(context).load(trained_part(plan, context).folder, context).to(pick_device())
+
+
+def shared(name: str, context: Context, *, what: str) -> Artifact:
+    """The artifact called ``name``, which holds ``what`` and which worker 0 has published.
+
+    Raises:
+        ModelError: this worker does not see it.
+    """
+    artifact = context.store.find(name)
+    if artifact is None:
+        raise ModelError(f"{name[:12]}…: {what} are not in {context.artifacts}; workers must share it")
+    return artifact

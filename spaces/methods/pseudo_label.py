@@ -1,4 +1,4 @@
-"""Pseudo-labels: a teacher labels texts that nobody has labelled; the student learns from those that it is sure of."""
+"""Pseudo-labels: a teacher answers what nobody has answered; the student learns from what it is sure of."""
 
 from typing import Literal
 
@@ -15,7 +15,8 @@ from spaces.strategy import Strategy
 
 
 class PseudoLabel(Taught):
-    """Train on the gold rows and on those unlabeled ones that the teacher is sure of, with its label. [Lee2013].
+    """Train on the gold rows and on those unlabeled ones that the teacher is sure of, with its label [Lee2013], or with
+    the response that it writes [Kim2016].
 
     The share of rows that is kept is reported with the trained model.
     """
@@ -26,14 +27,15 @@ class PseudoLabel(Taught):
     unlabeled: str = Field(min_length=1)
     """Fingerprint of the unlabeled rows."""
     confidence: float = Field(ge=0, le=1)
-    """Least probability that the teacher gives its label, for a row to be kept."""
+    """Least probability that the teacher gives its label, for a row to be kept; of a response the geometric mean of the
+    probabilities of its tokens."""
 
     def say(self) -> str:
-        labelled = f"unlabeled rows labelled by {self.teacher.say_teacher()}, confidence {self.confidence:.2g} or more"
+        labelled = f"unlabeled rows answered by {self.teacher.say_teacher()}, confidence {self.confidence:.2g} or more"
         return f"fine-tune on gold rows and {labelled} ({self.optimisation.say()})"
 
 
-CONFIDENCE = Range("confidence", 0.3, 0.95, 0.7, share=True, summary="least confidence of a pseudo-label that is kept")
+CONFIDENCE = Range("confidence", 0.3, 0.95, 0.7, share=True, summary="least confidence of an answer that is kept")
 
 
 def _pseudo_label(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
@@ -50,8 +52,9 @@ def _pseudo_label(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
 
 PSEUDO_LABEL = Strategy(
     name="pseudo_label",
-    summary="student cut from the base, fine-tuned on gold rows and on unlabeled ones that an expert labels",
+    summary="student cut from the base, fine-tuned on gold rows and on unlabeled ones that an expert answers",
     build=_pseudo_label,
     parameters=(CONFIDENCE, STUDENT_LEARNING_RATE, EPOCHS),
+    kinds=("classification", "generation"),
     needs=("teacher", "unlabeled"),
 )

@@ -14,8 +14,8 @@ from trainers.compute import features, pick_device
 from trainers.experts.tensors import NamedTensors, read_tensors
 from trainers.kinds import split_tokens
 from trainers.loop import Job, TrainingError
-from trainers.model_files import ModelError
 from trainers.storage import StorageError
+from trainers.trained import shared
 
 _VERSION = 1
 _STARTS = 10
@@ -110,10 +110,7 @@ def _kept(kind: str, identity: dict[str, Any], compute: Callable[[], Tensor], jo
     if not job.ranks.on_first(lambda: store.has(name)):
         found = compute()
         job.ranks.on_first(lambda: _publish(name, kind, found, job))
-    artifact = store.find(name)
-    if artifact is None:
-        raise ModelError(f"{name[:12]}…: {kind} are not in {job.context.artifacts}; workers must share it")
-    return read_tensors(artifact)[kind]
+    return read_tensors(shared(name, job.context, what=kind))[kind]
 
 
 def _publish(name: str, kind: str, values: Tensor, job: Job) -> None:

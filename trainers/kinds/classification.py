@@ -1,5 +1,6 @@
 """Texts in, one label each: an encoder with a head, served by ONNX Runtime."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,19 @@ from trainers import graph_cost, metrics
 from trainers.alignment import unlike_tokens
 from trainers.artifacts import Artifact
 from trainers.compute import features, logits
-from trainers.context import Context
+from trainers.context import Context, Heartbeat
 from trainers.cost import CostRow
 from trainers.datasets import Rows, TaskRows, load_task
 from trainers.deploy import deploy, ensure_export
-from trainers.kinds.kind import Request
+from trainers.kinds import split_tokens
+from trainers.kinds.kind import PseudoLabels, Request
 from trainers.metrics import Quality
 from trainers.models import ModelInfo, inspect_model, load_classifier
 from trainers.probe import probe_accuracy
 from trainers.ranks import Ranks, solo
 from trainers.serving import predict
 from trainers.tokens import LabelledTokens, open_tokens, tokenise
+from trainers.trained import trained_teacher
 from trainers.vocabulary import keep_vocabulary
 
 
@@ -76,6 +79,14 @@ class Classification:
 
     def ask(self, model: Any, tokens: LabelledTokens, *, context: Context, ranks: Ranks) -> np.ndarray:
         return logits(model, tokens, context=context, ranks=ranks).argmax(dim=-1).numpy()
+
+    def pseudo_labels(self, teacher: Plan, context: Context, *, ranks: Ranks, heartbeat: Heartbeat) -> PseudoLabels:  # noqa: ARG002
+        """The likeliest label of each row, and the probability that the teacher gives it."""
+        started = time.perf_counter()
+        tokens = split_tokens(context, base=teacher.reader, split="unlabeled")
+        found = logits(trained_teacher(teacher, context), tokens, context=context, ranks=ranks)
+        confidences, labels = found.softmax(dim=-1).max(dim=-1)
+        return PseudoLabels(labels.tolist(), confidences.double().numpy(), time.perf_counter() - started)
 
     def quality(self, answers: np.ndarray, tokens: LabelledTokens, *, context: Context) -> Quality:
         return metrics.quality(context.metric, tokens.labels, answers)

@@ -17,17 +17,18 @@ from spaces.task import Task
 from trainers import generation_cost, generation_metrics
 from trainers.artifacts import Artifact
 from trainers.causal_models import check_same_tokens, inspect_causal, load_causal
-from trainers.context import Context
+from trainers.context import Context, Heartbeat
 from trainers.cost import CostRow
 from trainers.generation_metrics import RowScores
 from trainers.generation_rows import GenerationRows, GenerationTaskRows, load_generation
 from trainers.generation_tokens import ResponseTokens, tokenise_exchanges
 from trainers.kinds import split_tokens
-from trainers.kinds.kind import Request
+from trainers.kinds.kind import PseudoLabels, Request
 from trainers.metrics import Quality
 from trainers.model_files import ModelError
 from trainers.models import ModelInfo
 from trainers.packed import check_precision, open_packed, write_packed
+from trainers.pseudo_responses import written_responses
 from trainers.ranks import Ranks, solo
 from trainers.responses import row_scores
 
@@ -86,6 +87,9 @@ class Generation:
     def ask(self, model: Any, tokens: ResponseTokens, *, context: Context, ranks: Ranks) -> RowScores:
         asked = tokens.take(np.arange(_ASKED_ROWS)) if len(tokens) > _ASKED_ROWS else tokens
         return row_scores(model, asked, metric=context.metric, ranks=ranks)
+
+    def pseudo_labels(self, teacher: Plan, context: Context, *, ranks: Ranks, heartbeat: Heartbeat) -> PseudoLabels:
+        return written_responses(teacher, context, ranks=ranks, heartbeat=heartbeat)
 
     def quality(self, answers: RowScores, _tokens: ResponseTokens, *, context: Context) -> Quality:  # noqa: ARG002
         return generation_metrics.quality(answers)

@@ -14,7 +14,7 @@ from spaces.shape import Shape
 from spaces.targets import Precision
 from spaces.task import Task
 from trainers.artifacts import Artifact
-from trainers.context import Context
+from trainers.context import Context, Heartbeat
 from trainers.datasets import TaskRows
 from trainers.generation_metrics import RowScores
 from trainers.generation_rows import GenerationTaskRows
@@ -42,6 +42,18 @@ class Request:
     input_tokens: int
     output_tokens: int = 0
     """0 where the answer is no text."""
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoLabels:
+    """What a teacher answers to rows without a label."""
+
+    answers: Sequence[Any]
+    """Of each row: its label, or its response."""
+    confidences: np.ndarray
+    """How sure the teacher is of each, 0 to 1, float64; NaN where an answer is of no use."""
+    seconds: float
+    """How long it took."""
 
 
 class Kind(Protocol):
@@ -83,6 +95,9 @@ class Kind(Protocol):
 
     def ask(self, model: Any, tokens: Any, *, context: Context, ranks: Ranks) -> Answers:
         """What ``model``, as it is in training, answers, maybe to some rows only; workers share them."""
+
+    def pseudo_labels(self, teacher: Plan, context: Context, *, ranks: Ranks, heartbeat: Heartbeat) -> PseudoLabels:
+        """What the trained plan ``teacher`` answers to the rows of unlabeled. Raises ``ModelError``."""
 
     def quality(self, answers: Any, tokens: Any, *, context: Context) -> Quality:
         """The context's metric of ``answers``."""

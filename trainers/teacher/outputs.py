@@ -17,7 +17,7 @@ from trainers.model_files import ModelError
 from trainers.ranks import Ranks, solo
 from trainers.teacher.forms import Form, Full, form_note
 from trainers.teacher.store import open_outputs, write_outputs
-from trainers.trained import trained_teacher
+from trainers.trained import shared, trained_teacher
 
 _VERSION = 1
 
@@ -58,9 +58,7 @@ def kept_outputs(name: str, context: Context, answer: Callable[[], Tensor], *, r
         started = time.perf_counter()
         answers = answer()
         ranks.on_first(lambda: _publish(name, answers, context, seconds=time.perf_counter() - started))
-    found = context.store.find(name)
-    if found is None:
-        raise ModelError(f"{name[:12]}…: the teacher's outputs are not in {context.artifacts}; workers must share it")
+    found = shared(name, context, what="the teacher's outputs")
     # All rows were written as one block.
     (block,) = open_outputs(found.folder, temperature=1.0).blocks
     return TeacherOutputs(block[0], found.about["seconds"])
