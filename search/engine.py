@@ -100,7 +100,7 @@ class _Session:
         self._listener.said(f"run folder: {self._storage.shown}")
         prepared = prepare(self._spec, self._storage, threads=layout.cpus, say=self._listener.said)
         prepared.context.store.remove_drafts()
-        self._folder.claim(self._spec, prepared.context, prepared.rows)
+        self._folder.claim(self._spec, prepared.context, prepared.rows, notes=prepared.notes)
         rows = measure_costs(
             prepared,
             self._storage,

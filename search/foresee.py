@@ -23,6 +23,8 @@ class Foresight:
     """What would run, and at which serving costs."""
 
     name: str
+    notes: tuple[str, ...]
+    """What is left out, cut or looks odd in data and models."""
     rows: dict[str, int]
     """Rows of each split."""
     labels: int
@@ -59,6 +61,7 @@ def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
         costs = [_cost(row, prepared.space.base_layers, prepared.goals.broken_known) for row in _known(rows)]
         return Foresight(
             name=spec.name,
+            notes=prepared.notes,
             rows={name: len(split) for name, split in prepared.rows.splits.items()},
             labels=len(prepared.rows.labels),
             strategies=space.strategies,

@@ -9,8 +9,9 @@ from search.goals import Goals
 from search.records import COST_COLUMNS
 from search.spec import Spec, space_of
 from search.spec_errors import SpecError
-from search.words import say_shape
+from search.words import say_layers, say_shape
 from spaces.canonical import fingerprint
+from spaces.catalogue import CATALOGUE
 from spaces.draw import Draw, opening, restrict, shapes
 from spaces.methods.finetune import baseline
 from spaces.methods.vocabulary import KeepVocabulary
@@ -23,7 +24,7 @@ from trainers.docstrings import cache_folder
 from trainers.experts.parts import keep_domains
 from trainers.kinds import AnyRows, kind_of, named_kind, split_tokens
 from trainers.model_files import ModelError
-from trainers.models import ModelInfo
+from trainers.models import ModelInfo, layer_parameters
 from trainers.storage import Storage
 from trainers.vocabulary import read_cut
 
@@ -50,6 +51,8 @@ class Prepared:
     """Everything the spec allows; what cannot be feasible is taken out once costs are known."""
     sequence_length: int
     """Tokens that go in with a typical request: the median of the validation rows."""
+    notes: tuple[str, ...]
+    """Everything that was left out, cut or looks odd, a sentence each."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -69,29 +72,18 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
     Raises:
         DataError, ModelError, SpecError, StorageError: all say what was found and the way out.
     """
+    notes = _Notes(say)
     kind = named_kind(spec.task.kind)
     rows = kind.load_rows(spec.task, seed=spec.search.seed, folder=Path.cwd())
-    for note in rows.notes:
-        say(f"data: {note}")
+    for text in rows.notes:
+        notes(f"data: {text}")
     for name, reason in spec.left_out.items():
-        say(f"strategies: {name} is left out: it {reason}")
+        notes(f"strategies: {name} is left out: it {reason}")
     base = kind.inspect(spec.model.base)
     teacher = kind.inspect(spec.model.teacher) if spec.model.teacher else None
     kind.check(spec.task, base=base, teacher=teacher, precisions=spec.precisions)
     models = {model.fingerprint: model for model in (base, teacher) if model is not None}
-    artifacts = storage.child("artifacts")
-    context = Context(
-        artifacts=artifacts.location,
-        cache=str(cache_folder() / "artifacts"),
-        models={name: str(model.folder) for name, model in models.items()},
-        tokens={},
-        kind=spec.task.kind,
-        labels=rows.labels,
-        max_new_tokens=spec.task.max_new_tokens,
-        metric=spec.task.metric,
-        threads=threads,
-        compute=spec.resources.compute,
-    )
+    context = _context(spec, rows, models, storage, threads=threads)
     space = space_of(
         spec,
         base=base,
@@ -100,12 +92,14 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         domains=keep_domains(rows.domains, context.store) if rows.domains else None,
         unlabeled=rows.splits["unlabeled"].fingerprint if "unlabeled" in rows.splits else None,
     )
-    vocabulary = _vocabulary(rows, base, context, say) if spec.model.vocabulary == "task" else None
+    vocabulary = _vocabulary(rows, base, context, notes) if spec.model.vocabulary == "task" else None
     space = replace(space, vocabulary=vocabulary)
     readers = models | ({vocabulary.reader: read_cut(vocabulary, base, context.store)} if vocabulary else {})
-    tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens, say) for name, model in readers.items()}
+    tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens, notes) for name, model in readers.items()}
     context = replace(context, tokens=tokens)
-    space = without(spec, space, kind.lacking(context, base=base, teacher=teacher), say=say)
+    space = without(spec, space, kind.lacking(context, base=base, teacher=teacher), say=notes)
+    if teacher is not None:
+        _compare_sizes(teacher, base, space, notes)
     request = kind.typical_request(split_tokens(context, base=base.fingerprint, split="validation"))
     return Prepared(
         spec=spec,
@@ -120,6 +114,23 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         context=replace(context, output_tokens=request.output_tokens),
         space=space,
         sequence_length=request.input_tokens,
+        notes=tuple(notes.said),
+    )
+
+
+def _context(spec: Spec, rows: AnyRows, models: Mapping[str, ModelInfo], storage: Storage, *, threads: int) -> Context:
+    """What plans are carried out with, but for tokens."""
+    return Context(
+        artifacts=storage.child("artifacts").location,
+        cache=str(cache_folder() / "artifacts"),
+        models={name: str(model.folder) for name, model in models.items()},
+        tokens={},
+        kind=spec.task.kind,
+        labels=rows.labels,
+        max_new_tokens=spec.task.max_new_tokens,
+        metric=spec.task.metric,
+        threads=threads,
+        compute=spec.resources.compute,
     )
 
 
@@ -199,6 +210,19 @@ def _tokenise(rows: AnyRows, model: ModelInfo, context: Context, max_tokens: int
     return {name: artifact.fingerprint for name, artifact in found.items()}
 
 
+def _compare_sizes(teacher: ModelInfo, base: ModelInfo, space: Space, say: Say) -> None:
+    """Warn of a teacher that is smaller than students; embeddings do not count, which are a matter of vocabulary."""
+    taught = [CATALOGUE[name] for name in space.strategies if "teacher" in CATALOGUE[name].needs]
+    sizes = {shape.num_layers or base.num_layers for strategy in taught for shape in strategy.ends_in(space)}
+    each, its = layer_parameters(base) // base.num_layers, layer_parameters(teacher)
+    if larger := sorted(size for size in sizes if size * each > its):
+        say(
+            f"teacher: {teacher.reference} has {its:,} parameters in its layers, fewer than students of "
+            f"{say_layers(larger[0])} or more ({larger[0] * each:,}); what it can teach them is limited: name a larger "
+            "teacher, or leave model.teacher out"
+        )
+
+
 def _vocabulary(rows: AnyRows, base: ModelInfo, context: Context, say: Say) -> KeepVocabulary:
     """What students keep of the base's."""
     try:
@@ -207,6 +231,19 @@ def _vocabulary(rows: AnyRows, base: ModelInfo, context: Context, say: Say) -> K
         raise SpecError([f"model.vocabulary: found task; {error}; or write full"]) from error
     say(f"vocabulary: students keep {stage.num_tokens:,} of {base.vocab_size:,} tokens")
     return stage
+
+
+class _Notes:
+    """Says each sentence once, and keeps it."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self.said: dict[str, None] = {}
+
+    def __call__(self, text: str) -> None:
+        if text not in self.said:
+            self.said[text] = None
+            self._say(text)
 
 
 class _Remembered:

@@ -81,6 +81,11 @@ class Run:
         return None if rows is None else np.asarray(rows, dtype=np.int64)
 
     @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What was said of data and models before the first trial: all that was left out, cut or looks odd."""
+        return tuple(_json(self.storage, "notes.json").get("notes", ()))
+
+    @cached_property
     def baseline(self) -> Record | None:
         """The base model fine-tuned in full by the first teacher recipe, at fp32; None if it is not there."""
         fingerprint = _baseline_fingerprint(self.spec, self.records)

@@ -4,6 +4,7 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _SPEC = "spec.yaml"
 _CONTEXT = "context.json"
+_NOTES = "notes.json"
 _LABELS = "validation_labels.json"
 _BEAT_S = 5.0
 
@@ -55,8 +57,9 @@ class RunFolder:
         log_folder = local / "log" if local is not None else Path(tempfile.mkdtemp(prefix="distune-log-"))
         return cls(storage, log_folder)
 
-    def claim(self, spec: Spec, used: Context, rows: "AnyRows") -> None:
-        """Write down what the run is about, or check that it is still about the same.
+    def claim(self, spec: Spec, used: Context, rows: "AnyRows", *, notes: Sequence[str] = ()) -> None:
+        """Write down what the run is about, or check that it is still about the same. ``notes`` are what was said of
+        data and models.
 
         Raises:
             RunChanged: the data or the model behind the spec has changed.
@@ -69,9 +72,12 @@ class RunFolder:
                 raise RunChanged(_differs(self.storage, "the data or the model", [f"content of {', '.join(changed)}"]))
         self.storage.write(_SPEC, spec_to_yaml(spec).encode())
         self.storage.write_json(_CONTEXT, context)
+        self.storage.write_json(_NOTES, {"notes": list(notes)})
         if rows.right_labels is not None and not self.storage.exists(_LABELS):
             self.storage.write_json(_LABELS, {"labels": list(rows.labels), "rows": list(rows.right_labels)})
         self.log_folder.mkdir(parents=True, exist_ok=True)
+        for note in notes:
+            self.log(note)
         self.beat()
 
     def has_test(self) -> bool:

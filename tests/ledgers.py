@@ -75,6 +75,7 @@ def make_run(folder: Path | str, settings: RunSettings | None = None) -> Storage
     truth = np.random.default_rng(settings.seed).integers(0, len(settings.labels), settings.rows)
     names = [name + settings.hostile for name in settings.labels]
     storage.write_json("validation_labels.json", {"labels": names, "rows": truth.tolist()})
+    storage.write_json("notes.json", {"notes": ["data: train: 3 rows without a label left out" + settings.hostile]})
     write_table(pa.Table.from_pylist(_cost_rows(settings)), storage, "cost_table.parquet")
     ledger = Ledger(storage, metric=settings.metric)
     for number, found in enumerate(_draws(settings)):

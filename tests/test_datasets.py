@@ -277,9 +277,15 @@ def test_domains_must_be_in_train_alone(tmp_path: Path) -> None:
     assert "no column 'shop' (task.domain)" in problems(tmp_path, domain="shop")
     with pytest.raises(ValueError, match="the rows of builtin:docstrings have no domains"):
         load(tmp_path, train="builtin:docstrings", domain="shop")
-    write(tmp_path, [{**row, "shop": "a"} for row in ROWS])
+    write(tmp_path, [{**row, "shop": "ab"[i % 2]} for i, row in enumerate(ROWS)])
     write(tmp_path, [{"text": "new", "label": "red"}], "validation.jsonl")
-    assert set(load(tmp_path, domain="shop", validation="validation.jsonl").domains or ()) == {"a"}
+    assert set(load(tmp_path, domain="shop", validation="validation.jsonl").domains or ()) == {"a", "b"}
+
+
+@pytest.mark.parametrize(("shop", "said"), [("a", "'a'"), (None, "empty")])
+def test_a_domain_that_tells_nothing_apart_is_an_error(shop: str | None, said: str, tmp_path: Path) -> None:
+    write(tmp_path, [{**row, "shop": shop} for row in ROWS])
+    assert f"task.domain: found 'shop', which is {said} in all " in problems(tmp_path, domain="shop")
 
 
 def test_unlabeled_texts_are_new_to_validation_and_test_and_there_once(tmp_path: Path) -> None:

@@ -87,8 +87,34 @@ def test_rows_without_a_rationale_are_kept_and_counted(tmp_path: Path) -> None:
     assert len(rows.train) == 30 and rows.train.num_rationales == 25
     assert rows.notes == ("train: 5 of 30 rows without a rationale; they are kept",)
     write(tmp_path, [{**row, "rationale": None} for row in ROWS])
-    rows = load(tmp_path, rationale="rationale")
-    assert rows.notes == ("train: no row has a rationale; strategies that learn from rationales need them",)
+    assert load(tmp_path, validation="val.jsonl").notes == (
+        "train: no row has a rationale; strategies that learn from rationales need them",
+    )
+
+
+def test_a_column_that_is_named_and_gives_no_rationale_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, [{**row, "why": " "} for row in ROWS])
+    found = problems(tmp_path, rationale="why")
+    assert found.startswith("task.rationale: found 'why'; none of the 27 rows has one in this column")
+    write(tmp_path, [{**row, "why": "So #### 99"} for row in ROWS])
+    assert problems(tmp_path, rationale="why") == found
+    assert load(tmp_path, rationale="why", metric="rouge_l").train.num_rationales == 27
+
+
+def test_a_rationale_that_comes_to_another_answer_is_left_out_and_counted(tmp_path: Path) -> None:
+    said = ["0 + 1 = 1.", "The answer is 2.", "#### 3", "The answer is 5", "So #### 6", "none of it"]
+    write(tmp_path, [{**row, "rationale": text} for row, text in zip(ROWS, said, strict=False)])
+    write(tmp_path, [{"prompt": "p", "response": "r", "rationale": "#### other"}], "val.jsonl")
+    rows = load(tmp_path, validation="val.jsonl")
+    kept = dict(zip(rows.train.prompts, rows.train.rationales, strict=True))
+    assert [kept[row["prompt"]] for row in ROWS[:6]] == [*said[:3], None, None, said[5]]
+    assert rows.notes == (
+        "train: 2 rationales that come to another answer than their response left out",
+        "train: 2 of 6 rows without a rationale; they are kept",
+    )
+    assert rows.validation.num_rationales == 1, "nothing is learnt from them"
+    # Where answers are not what is measured, nobody can tell that they differ.
+    assert load(tmp_path, validation="val.jsonl", metric="rouge_l").train.num_rationales == 6
 
 
 def test_rows_without_prompt_or_response_are_left_out_and_counted(tmp_path: Path) -> None:

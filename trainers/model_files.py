@@ -50,22 +50,32 @@ def check_weights(reference: str, folder: Path, vocab_size: int) -> None:
     Raises:
         ModelError: it does not.
     """
-    from safetensors import SafetensorError, safe_open
-
     files = sorted(folder.glob(WEIGHTS))
     if not files:
         others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.h5") for path in folder.glob(pattern))
         found = f"found {', '.join(others)}; convert it" if others else "save the model with save_pretrained"
         raise ModelError(f"{reference}: no model.safetensors in {folder}, the only format that is read; {found}")
-    rows: set[int] = set()
-    for path in files:
-        try:
-            with safe_open(path, framework="numpy") as tensors:
-                rows |= {shape[0] for name in tensors.keys() if (shape := tensors.get_slice(name).get_shape())}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{reference}: {path} is damaged ({error}); fetch it again") from error
+    rows = {shape[0] for shape in tensor_shapes(reference, folder).values() if shape}
     if vocab_size not in rows:
         raise ModelError(f"{reference}: config.json says vocab_size {vocab_size}, but no tensor has that many rows")
+
+
+def tensor_shapes(reference: str, folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in the weights of a model, by name; reads headers only.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob(WEIGHTS)):
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{reference}: {path} is damaged ({error}); fetch it again") from error
+    return shapes
 
 
 def content_hashes(folder: Path, patterns: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,8 @@ Safetensors only, and never code from a model's folder.
 import contextlib
 import copy
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from trainers.model_files import (
     check_weights,
     content_hashes,
     find_model,
+    tensor_shapes,
 )
 
 if TYPE_CHECKING:
@@ -134,6 +137,14 @@ def inspect_model(reference: str, *, families: Mapping[str, Family] = ENCODERS, 
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         max_tokens=min(tokenizer.model_max_length, _num_positions(config)),
+    )
+
+
+def layer_parameters(model: ModelInfo) -> int:
+    """Parameters in the transformer layers, without embeddings and head; reads the headers of the weights alone."""
+    inside = re.compile(rf"(^|\.){re.escape(FAMILIES[model.model_type].layers)}\.\d+\.")
+    return sum(
+        math.prod(shape) for name, shape in tensor_shapes(model.reference, model.folder).items() if inside.search(name)
     )
 
 

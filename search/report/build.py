@@ -113,6 +113,8 @@ class Report:
     importance: Importance
     ablation: Ablation | None
     """What was measured side by side last; None where nothing was."""
+    notes: tuple[str, ...]
+    """What was said of data and models before the first trial."""
     ended: tuple[Ended, ...]
     counts: Mapping[str, int]
     """Trials by how they ended."""
@@ -139,6 +141,7 @@ def build(run: Run) -> Report:
         best=_best(run),
         importance=importance(records),
         ablation=read_ablation(run),
+        notes=run.notes,
         ended=tuple(_ended(record) for record in records if record.status != "complete"),
         counts=_counts(records),
         costs=tuple(run.cost_table.to_pylist()) if run.cost_table is not None else (),

@@ -34,6 +34,7 @@ def sections(report: Report, plots: Mapping[str, Any]) -> list[str]:
         _over_time(plots),
         _importance(report, plots),
         _ended(report),
+        _notes(report),
         _costs(report),
         _time(report),
         _reproduce(report),
@@ -171,6 +172,15 @@ def _costs(report: Report) -> str:
 def _cost_target(row: Mapping[str, Any]) -> str:
     mark = ' <span class="tag">estimated</span>' if row.get("estimated") else ""
     return f'<td class="short">{escape(str(row.get("target", "")))}{mark}</td>'
+
+
+def _notes(report: Report) -> str:
+    if not report.notes:
+        return ""
+    text = "<p>What was left out, cut or looked odd in data and models, before the first trial.</p>"
+    return section(
+        "Noticed beforehand", f"{text}<ul>{''.join(f'<li>{escape(note)}</li>' for note in report.notes)}</ul>"
+    )
 
 
 def _time(report: Report) -> str:
