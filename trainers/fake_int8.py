@@ -53,7 +53,7 @@ def uint8_values(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 class _Weight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
-        return _straight_through(weight, int8_weight(weight.detach()))
+        return straight_through(weight, int8_weight(weight.detach()))
 
 
 class _Mask:
@@ -73,7 +73,7 @@ class _Mask:
             counted = known * self._mask_BL[:, :, None]
         dims = tuple(range(1, counted.dim()))
         low, high = counted.amin(dims, keepdim=True).clamp(max=0.0), counted.amax(dims, keepdim=True).clamp(min=0.0)
-        return (_straight_through(values, uint8_values(known, low, high).to(values.dtype)), *rest)
+        return (straight_through(values, uint8_values(known, low, high).to(values.dtype)), *rest)
 
 
 @contextlib.contextmanager
@@ -90,5 +90,5 @@ def _frozen(table: nn.Embedding) -> Iterator[None]:
         table.weight.requires_grad_(trained)
 
 
-def _straight_through(values: Tensor, rounded: Tensor) -> Tensor:
+def straight_through(values: Tensor, rounded: Tensor) -> Tensor:
     return values + (rounded - values).detach()

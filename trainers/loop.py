@@ -279,9 +279,10 @@ class _Fit:
 def new_optimizer(model: Any, settings: Optimisation, *, beside: nn.Module | None = None) -> torch.optim.AdamW:
     """AdamW over what requires a gradient in ``model`` and ``beside`` it; only matrices but embeddings' decay."""
     embeddings = {
-        id(module.weight)
+        id(parameter)
         for module in model.modules()
         if isinstance(module, nn.Embedding) or module is model.get_input_embeddings()
+        for parameter in module.parameters()
     }
     every = [*model.parameters(), *(beside.parameters() if beside is not None else ())]
     trained = [parameter for parameter in every if parameter.requires_grad]

@@ -8,7 +8,7 @@ from torch import Tensor
 from spaces.methods.quantized_distill import QuantizedDistill
 from trainers.batches import Batch
 from trainers.distill import fit_taught, outputs_of_teacher
-from trainers.fake_int8 import fake_int8
+from trainers.kinds import kind_of
 from trainers.loop import Fitted, Job
 from trainers.losses import IGNORED, forward_kl
 
@@ -18,7 +18,7 @@ def quantized_distill(model: Any, job: Job) -> tuple[Any, Fitted]:
     they are deployed; the quality that the stage reports is that in int8.
     """
     taught = outputs_of_teacher(job)
-    with fake_int8(model):
+    with kind_of(job.context).fake_int8(model):
         return fit_taught(model, job, taught=taught, loss=partial(_soft, job.stage))
 
 

@@ -19,7 +19,8 @@ class QuantizedDistill(Taught):
     """Train with the arithmetic of int8 serving on T² KL(teacher ‖ student); the teacher computes in full precision.
 
     [Liu2023], [NVIDIA2025]: full precision first, then the divergence alone at a small rate.
-    Differs from the papers: the quantiser is that of ONNX Runtime's dynamic int8, since that is what is deployed.
+    Differs from the papers: the quantiser is that of what is deployed: ONNX Runtime's dynamic int8 or, for a model that
+    writes, torch's int8 weights with bfloat16 values.
     """
 
     carried_out_by = "trainers.quantized_distill:quantized_distill"
@@ -61,5 +62,6 @@ QUANTIZED_DISTILL = Strategy(
     summary="as finetune_then_distill, then once more with the arithmetic of int8 serving",
     build=_quantized_distill,
     parameters=(ALPHA, TEMPERATURE, STUDENT_LEARNING_RATE, EPOCHS, QUANTIZED_LEARNING_RATE, QUANTIZED_EPOCHS),
+    kinds=("classification", "generation"),
     needs=("teacher", "int8"),
 )

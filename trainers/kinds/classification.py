@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from trainers.context import Context, Heartbeat
 from trainers.cost import CostRow
 from trainers.datasets import Rows, TaskRows, load_task
 from trainers.deploy import deploy, ensure_export
+from trainers.fake_int8 import fake_int8
 from trainers.kinds import split_tokens
 from trainers.kinds.kind import PseudoLabels, Request
 from trainers.metrics import Quality
@@ -100,6 +102,9 @@ class Classification:
 
     def deploy(self, model: Artifact, *, plan: Plan, precision: Precision, context: Context, folder: Path) -> Path:
         return deploy(model, plan=plan, precision=precision, context=context, folder=folder)
+
+    def fake_int8(self, model: Any) -> AbstractContextManager[None]:
+        return fake_int8(model)
 
     def serve(self, deployed: Path, tokens: LabelledTokens, *, context: Context) -> np.ndarray:
         return predict(deployed, tokens, threads=context.threads)

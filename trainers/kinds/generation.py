@@ -1,6 +1,7 @@
 """Prompts in, text out: a causal language model, served by torch with packed weights."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from trainers.artifacts import Artifact
 from trainers.causal_models import check_same_tokens, inspect_causal, load_causal
 from trainers.context import Context, Heartbeat
 from trainers.cost import CostRow
+from trainers.fake_packed import fake_packed_int8
 from trainers.generation_metrics import RowScores
 from trainers.generation_rows import GenerationRows, GenerationTaskRows, load_generation
 from trainers.generation_tokens import ResponseTokens, tokenise_exchanges
@@ -104,6 +106,9 @@ class Generation:
 
     def deploy(self, model: Artifact, *, plan: Plan, precision: Precision, context: Context, folder: Path) -> Path:  # noqa: ARG002
         return write_packed(load_causal(model.folder), precision=precision, folder=folder)
+
+    def fake_int8(self, model: Any) -> AbstractContextManager[None]:
+        return fake_packed_int8(model)
 
     def serve(self, deployed: Path, tokens: ResponseTokens, *, context: Context) -> RowScores:
         torch.set_num_threads(context.threads)

@@ -1,6 +1,7 @@
 """What differs between kinds of task. Loop, stages, teacher and search know of a kind by this protocol alone."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -110,6 +111,9 @@ class Kind(Protocol):
 
     def deploy(self, model: Artifact, *, plan: Plan, precision: Precision, context: Context, folder: Path) -> Path:
         """Write what serves ``model`` at ``precision`` into ``folder``; returns it. The same model, the same bytes."""
+
+    def fake_int8(self, model: Any) -> AbstractContextManager[None]:
+        """Inside the block ``model`` answers as its int8 deployment does, and trains through it."""
 
     def serve(self, deployed: Path, tokens: Any, *, context: Context) -> Answers:
         """What a result of ``deploy`` answers, as it is served."""
