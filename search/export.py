@@ -109,7 +109,9 @@ def _write(run: Run, record: Record, plan: Plan, context: Context, folder: Path)
     _copy_tokenizer(context.tokenizer_folder(plan.reader), folder)
     precision: Any = record.precision
     deployed = kind_of(context).deploy(model, plan=plan, precision=precision, context=context, folder=folder)
-    (folder / "distune.json").write_text(json.dumps(_facts(run, record, plan), indent=1, sort_keys=True) + "\n")
+    (folder / "distune.json").write_text(
+        json.dumps(_facts(run, record, plan, context), indent=1, sort_keys=True) + "\n"
+    )
     (folder / "README.md").write_text(_card(run, record, plan, context, deployed.name))
     return deployed
 
@@ -134,7 +136,7 @@ def _check(run: Run, record: Record, plan: Plan, context: Context, deployed: Pat
         )
 
 
-def _facts(run: Run, record: Record, plan: Plan) -> dict[str, Any]:
+def _facts(run: Run, record: Record, plan: Plan, context: Context) -> dict[str, Any]:
     confirmed = run.confirmed.get(record.record_id)
     return {
         "record_id": record.record_id,
@@ -142,6 +144,7 @@ def _facts(run: Run, record: Record, plan: Plan) -> dict[str, Any]:
         "precision": record.precision,
         "target": record.target,
         "plan": json.loads(plan.to_json()),
+        "prompt_prefix": kind_of(context).opening(plan, context),
         "validation": {run.metric: record.quality, "low": record.quality_low, "high": record.quality_high},
         "test": None
         if confirmed is None
@@ -205,6 +208,11 @@ def _prompt(plan: Plan) -> str:
     stage, lines = plan.last_training, []
     if stage and stage.prefix:
         lines.append(f"- Prompts: begin each with `{stage.prefix}` and a space; it was trained and measured so.\n")
+    if stage and stage.num_shots:
+        lines.append(
+            f"- Prompts: put the text `prompt_prefix` of `distune.json`, {stage.num_shots} rows of train with their "
+            "responses, before each as it stands; it was trained and measured so.\n"
+        )
     if stage and stage.reasons:
         lines.append("- Output: a rationale, then `####`, then the response, which alone is measured.\n")
     return "".join(lines)

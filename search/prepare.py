@@ -271,8 +271,8 @@ class _Remembered:
         key = [_PROBE_VERSION, shape, precision, prepared.sequence_length, len(prepared.rows.labels), _machine()]
         if prepared.context.output_tokens:
             key += [prepared.context.output_tokens, _torch_version()]
-        if shape.reasons:
-            # How long a rationale is.
+        if shape.reasons or shape.num_shots:
+            # How long a rationale is, or a demonstration.
             key.append(prepared.context.tokens[shape.base]["train"])
         return f"{fingerprint(key)}.json"
 

@@ -7,6 +7,7 @@ from spaces.methods import (
     distill,
     distill_cot,
     distill_feature,
+    distill_in_context,
     distill_reverse_kl,
     experts,
     finetune,
@@ -33,6 +34,7 @@ _STRATEGIES = (
     meta.META_DISTILL,
     quantized_distill.QUANTIZED_DISTILL,
     distill_cot.DISTILL_COT,
+    distill_in_context.DISTILL_IN_CONTEXT,
 )
 
 CATALOGUE: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}

@@ -35,6 +35,8 @@ class Shape(Frozen):
     adapters: Annotated[Adapters | None, LATER] = None
     reasons: Annotated[bool, LATER] = False
     """Whether a rationale is written before each response: a request then takes longer."""
+    num_shots: Annotated[int, Field(ge=0), LATER] = 0
+    """Demonstrations before each prompt: a request is then longer."""
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> "Shape":
@@ -49,4 +51,5 @@ class Shape(Frozen):
     @property
     def details(self) -> tuple[str, ...]:
         """What tells its costs from those of the same layers as they are, a word each."""
-        return (*self.additions, "rationale") if self.reasons else self.additions
+        rationale = ("rationale",) if self.reasons else ()
+        return (*self.additions, *rationale, *([f"{self.num_shots}-shot"] if self.num_shots else []))

@@ -89,6 +89,11 @@ class Training(Stage):
         """Generation: whether the trained model writes a rationale before its response."""
         return False
 
+    @property
+    def num_shots(self) -> int:
+        """Generation: how many rows of train, with their responses, stand before each prompt that it is asked."""
+        return 0
+
 
 _KINDS: dict[str, type[Stage]] = {}
 

@@ -336,6 +336,7 @@ def test_what_options_need_is_known_and_can_be_said():
         "expert_split",
         "cot_mode",
         "rationales",
+        "in_context_mode",
     }
 
 

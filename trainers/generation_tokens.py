@@ -72,6 +72,11 @@ class ResponseTokens(Tokens):
         return self._lengths.response
 
     @property
+    def max_prompt_tokens(self) -> int:
+        """How long a prompt may be; a longer one is cut from the left."""
+        return self._lengths.prompt
+
+    @property
     def usual_reasoned_tokens(self) -> int:
         """How long a response usually is with its rationale before it."""
         return min(self._lengths.usual_reasoned, self.max_reasoned_tokens)
@@ -100,6 +105,12 @@ class ResponseTokens(Tokens):
         return self.ids(row)[: self.prompt_lengths[row]]
 
     @cached_property
+    def prompts(self) -> list[str]:
+        """The prompt of each row as it was written, never cut."""
+        found: list[str] = self._batch.column("prompt").to_pylist()
+        return found
+
+    @cached_property
     def responses(self) -> list[str]:
         """The response of each row as it was written, never cut."""
         return [text.strip() for text in self._batch.column("response").to_pylist()]
@@ -108,6 +119,11 @@ class ResponseTokens(Tokens):
     def rationales(self) -> list[str | None]:
         """The rationale of each row; None where it has none."""
         return [(text and text.strip()) or None for text in self._batch.column("rationale").to_pylist()]
+
+    @cached_property
+    def solved(self) -> list[str]:
+        """Each prompt with its response behind it, as text."""
+        return [prompt + _after(prompt, text) for prompt, text in zip(self.prompts, self.responses, strict=True)]
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -142,18 +158,37 @@ class ResponseTokens(Tokens):
         Raises:
             ModelError: rows are so short that the prefix leaves no room for a prompt.
         """
-        of_rows = self._batch.select(["prompt", "response", "rationale"]).take(pa.array(rows))
-        prompts = [f"{prefix}{_after(prefix, prompt)}" for prompt in of_rows.column("prompt").to_pylist()]
+        of_rows = self.take(rows)
+        prompts = [f"{prefix}{_after(prefix, prompt)}" for prompt in of_rows.prompts]
         whole, opening = self._lengths.prompt + self._lengths.response, _opening(self.tokenizer, prefix)
         lengths = self._lengths._replace(prompt=whole - max_new_tokens, response=max_new_tokens)
         if lengths.prompt <= len(opening):
             raise ModelError(
                 f"prompts of {lengths.prompt} tokens have no room behind {prefix!r}; raise task.max_tokens"
             )
+        batch = of_rows._read_anew(prompts, targets, lengths, opening)
+        return type(self)(batch, folder=self._folder, lengths=lengths)
+
+    def behind(self, openings: Sequence[str]) -> "ResponseTokens":
+        """The same rows, each behind a text of its own; of what is too long, the left is cut."""
+        prompts = [f"{opening}{_after(opening, text)}" for opening, text in zip(openings, self.prompts, strict=True)]
+        return self._like_this(self._read_anew(prompts, self.responses, self._lengths, _opening(self.tokenizer)))
+
+    def every_token(self) -> "ResponseTokens":
+        """The same rows with a position for every token but the first: prompts are to be foretold as well."""
+        ones = pa.array(np.ones(len(self), dtype=np.int32))
+        return self._like_this(
+            self._batch.set_column(self._batch.schema.get_field_index("prompt_tokens"), "prompt_tokens", ones)
+        )
+
+    def _read_anew(
+        self, prompts: Sequence[str], targets: Sequence[str], lengths: Lengths, opening: Sequence[int]
+    ) -> pa.RecordBatch:
+        """The rows' texts with tokens of other prompts and targets, cut to ``lengths``."""
         ids, before = _joined(list(_exchanges(prompts, targets, self.tokenizer)), lengths, opening)
         columns = {"input_ids": lists(ids), "prompt_tokens": pa.array(before, pa.int32())}
-        texts = {name: of_rows.column(name) for name in of_rows.schema.names}
-        return type(self)(pa.record_batch(columns | texts), folder=self._folder, lengths=lengths)
+        texts = {name: self._batch.column(name) for name in ("prompt", "response", "rationale")}
+        return pa.record_batch(columns | texts)
 
     def num_tokens(self, targets: Sequence[str]) -> np.ndarray:
         """How many tokens each of these would have behind a prompt, its end included, int64."""

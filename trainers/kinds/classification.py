@@ -76,6 +76,9 @@ class Classification:
     def as_asked(self, tokens: LabelledTokens, _plan: Plan, _context: Context) -> LabelledTokens:
         return tokens
 
+    def opening(self, _plan: Plan, _context: Context) -> str:
+        return ""
+
     def typical_request(self, tokens: LabelledTokens) -> Request:
         return Request(int(np.median(tokens.lengths)))
 

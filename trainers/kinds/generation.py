@@ -20,6 +20,8 @@ from trainers.artifacts import Artifact
 from trainers.causal_models import check_same_tokens, inspect_causal, load_causal
 from trainers.context import Context, Heartbeat
 from trainers.cost import CostRow
+from trainers.demonstrations import Demonstrations, asked_behind
+from trainers.episodes import why_no_labels
 from trainers.fake_packed import fake_packed_int8
 from trainers.generation_metrics import RowScores
 from trainers.generation_rows import GenerationRows, GenerationTaskRows, load_generation
@@ -57,8 +59,9 @@ class Generation:
             check_same_tokens(base, teacher, max_tokens=task.max_tokens)
 
     def lacking(self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None) -> Lacking:  # noqa: ARG002
-        """Nothing: ``check`` refuses a teacher that does not read the student's tokens."""
-        return {}
+        """Labels alone: ``check`` refuses a teacher that does not read the student's tokens."""
+        problem = why_no_labels(Demonstrations(_train_tokens(base.fingerprint, context)).labels)
+        return {} if problem is None else {"labels": problem}
 
     def keep_vocabulary(self, _rows: GenerationTaskRows, base: ModelInfo, _context: Context) -> KeepVocabulary:
         raise ModelError(f"{base.reference} writes with its vocabulary; only a classifier's can be cut")
@@ -76,12 +79,20 @@ class Generation:
 
     def as_asked(self, tokens: ResponseTokens, plan: Plan, context: Context) -> ResponseTokens:
         stage = plan.last_training
-        if stage is None or not (stage.prefix or stage.reasons):
+        if stage is None or not (stage.prefix or stage.reasons or stage.num_shots):
             return tokens
-        train = split_tokens(context, base=plan.reader, split="train")
-        assert isinstance(train, ResponseTokens)
+        train = _train_tokens(plan.reader, context)
+        if stage.num_shots:
+            return asked_behind(tokens, train, num_shots=stage.num_shots, seed=plan.seed)
         room = train.max_reasoned_tokens if stage.reasons else tokens.max_new_tokens
         return tokens.asked(prefix=stage.prefix, max_new_tokens=room, reasons=stage.reasons)
+
+    def opening(self, plan: Plan, context: Context) -> str:
+        stage = plan.last_training
+        if stage is None or not stage.num_shots:
+            return f"{stage.prefix} " if stage and stage.prefix else ""
+        demonstrations = Demonstrations(_train_tokens(plan.reader, context))
+        return demonstrations.opening(demonstrations.served(stage.num_shots, seed=plan.seed))
 
     def typical_request(self, tokens: ResponseTokens) -> Request:
         return Request(int(np.median(tokens.prompt_lengths)), int(np.median(tokens.response_lengths)))
@@ -138,12 +149,20 @@ class Generation:
 
 
 def _served_request(shape: Shape, context: Context, *, sequence_length: int) -> generation_cost.Request:
-    """A typical request to a model of ``shape``, whose prompt alone has ``sequence_length`` tokens: a rationale is
-    written as well, where it does so.
+    """A typical request to a model of ``shape``, whose prompt alone has ``sequence_length`` tokens: with the
+    demonstrations before it and the rationale that is written, where there are.
     """
     output_tokens = context.output_tokens
     if shape.reasons:
-        train = split_tokens(context, base=shape.base, split="train")
-        assert isinstance(train, ResponseTokens)
-        output_tokens = train.usual_reasoned_tokens
+        output_tokens = _train_tokens(shape.base, context).usual_reasoned_tokens
+    if shape.num_shots:
+        train = _train_tokens(shape.base, context)
+        room = train.max_prompt_tokens - sequence_length
+        sequence_length += Demonstrations(train).usual_tokens(shape.num_shots, room=room)
     return generation_cost.Request(sequence_length, max(1, output_tokens))
+
+
+def _train_tokens(reader: str, context: Context) -> ResponseTokens:
+    tokens = split_tokens(context, base=reader, split="train")
+    assert isinstance(tokens, ResponseTokens)
+    return tokens

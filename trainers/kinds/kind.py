@@ -91,6 +91,9 @@ class Kind(Protocol):
     def as_asked(self, tokens: Any, plan: Plan, context: Context) -> Tokens:
         """``tokens`` as the model that ``plan`` ends in has to be asked them, to answer as it has learnt to."""
 
+    def opening(self, plan: Plan, context: Context) -> str:
+        """What a program has to put before each prompt that it asks the model that ``plan`` ends in; mostly nothing."""
+
     def typical_request(self, tokens: Any) -> Request:
         """The median of the rows."""
 

@@ -17,6 +17,7 @@ from trainers.model_files import ModelError
 from trainers.ranks import Ranks, solo
 from trainers.teacher.forms import Form, Full, form_note
 from trainers.teacher.store import open_outputs, write_outputs
+from trainers.tokens import Tokens
 from trainers.trained import shared, trained_teacher
 
 _VERSION = 1
@@ -45,7 +46,8 @@ def teacher_outputs(teacher: Plan, context: Context, *, ranks: Ranks | None = No
     """
     ranks = ranks or solo()
     name = outputs_fingerprint(teacher, context)
-    return kept_outputs(name, context, lambda: _answers(teacher, context, ranks), ranks=ranks)
+    tokens = split_tokens(context, base=teacher.reader, split="train")
+    return kept_outputs(name, context, lambda: answers(teacher, tokens, context, ranks), ranks=ranks)
 
 
 def kept_outputs(name: str, context: Context, answer: Callable[[], Tensor], *, ranks: Ranks) -> TeacherOutputs:
@@ -56,17 +58,21 @@ def kept_outputs(name: str, context: Context, answer: Callable[[], Tensor], *, r
     """
     if not ranks.on_first(lambda: context.store.has(name)):
         started = time.perf_counter()
-        answers = answer()
-        ranks.on_first(lambda: _publish(name, answers, context, seconds=time.perf_counter() - started))
+        given = answer()
+        ranks.on_first(lambda: _publish(name, given, context, seconds=time.perf_counter() - started))
     found = shared(name, context, what="the teacher's outputs")
     # All rows were written as one block.
     (block,) = open_outputs(found.folder, temperature=1.0).blocks
     return TeacherOutputs(block[0], found.about["seconds"])
 
 
-def _answers(teacher: Plan, context: Context, ranks: Ranks) -> Tensor:
+def answers(teacher: Plan, tokens: Tokens, context: Context, ranks: Ranks) -> Tensor:
+    """The logits of the trained plan ``teacher`` at every position of ``tokens``, positions × classes.
+
+    Raises:
+        ModelError: it has not been trained, or they would not fit in memory.
+    """
     model = trained_teacher(teacher, context)
-    tokens = split_tokens(context, base=teacher.reader, split="train")
     ranks.on_first(lambda: _check_room(tokens.num_positions(), num_classes(model)))
     return logits(model, tokens, context=context, ranks=ranks)
 
