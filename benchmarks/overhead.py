@@ -63,7 +63,7 @@ class Memory(PlainListener):
     EVERY = 10
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(metric="accuracy")
         self._trials = 0
         self.driver_mb: list[float] = []
         self.worker_mb: list[float] = []

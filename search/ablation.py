@@ -153,7 +153,6 @@ def best(records: Sequence[Record], question: Question) -> Record:
     """The one of best quality; of equals the one that costs less in the question's objectives, then in latency, size
     and training.
     """
-    sign = -1.0 if OBJECTIVES[question.metric].direction == "max" else 1.0
     costs = tuple(dict.fromkeys([*question.costs, *_TIES]))
 
     def key(record: Record) -> tuple[float | str, ...]:
@@ -161,7 +160,7 @@ def best(records: Sequence[Record], question: Question) -> Record:
         found = (record.value(name, question.metric) for name in costs)
         # What was not measured comes last.
         return (
-            float("inf") if quality is None else sign * quality,
+            float("inf") if quality is None else -OBJECTIVES[question.metric].gain(quality),
             *(float("inf") if value is None else value for value in found),
             record.record_id,
         )

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.records import Record
+from spaces.objectives import OBJECTIVES
 
 RESAMPLES = 2000
 _LEVEL = 0.05
@@ -15,7 +16,10 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Quality of the first minus quality of the second, with the 90 % interval of that difference."""
+    """Quality of the first minus quality of the second, with the 90 % interval of that difference.
+
+    By ``Objective.score``: positive where the first is better; of what is minimised, a difference of logarithms.
+    """
 
     difference: float
     low: float
@@ -40,17 +44,21 @@ def compare_by_rows(labels: Labels, first: Labels, second: Labels, *, metric: st
     return Comparison(difference=float(found), low=float(low), high=float(high))
 
 
-def compare_by_interval(first: Record, second: Record) -> Comparison:
+def compare_by_interval(first: Record, second: Record, *, metric: str) -> Comparison:
     """Normal approximation from the two 95 % intervals, as if the rows were different ones: cautious."""
-    ours, theirs = first.quality or 0.0, second.quality or 0.0
-    spread = _Z90 * float(np.hypot(_standard_error(first), _standard_error(second)))
-    return Comparison(difference=ours - theirs, low=ours - theirs - spread, high=ours - theirs + spread)
+    difference = _score(first.quality, metric) - _score(second.quality, metric)
+    spread = _Z90 * float(np.hypot(_standard_error(first, metric), _standard_error(second, metric)))
+    return Comparison(difference=difference, low=difference - spread, high=difference + spread)
 
 
-def _standard_error(record: Record) -> float:
+def _score(quality: float | None, metric: str) -> float:
+    return 0.0 if quality is None else OBJECTIVES[metric].score(quality)
+
+
+def _standard_error(record: Record, metric: str) -> float:
     if record.quality_low is None or record.quality_high is None:
         return 0.0
-    return (record.quality_high - record.quality_low) / (2 * _Z95)
+    return abs(_score(record.quality_high, metric) - _score(record.quality_low, metric)) / (2 * _Z95)
 
 
 def _difference(groups: Labels, weights: Labels, metric: str) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from search.records import Record
 from search.sampler import Propose
 from search.scheduler import Curve, Scheduler
 from spaces.draw import Draw
+from spaces.objectives import OBJECTIVES
 from spaces.plan import Plan
 from spaces.shape import Shape
 from trainers.context import Progress
@@ -202,7 +203,7 @@ class Conductor:
             return True
         if self._scheduler.goes_on(number, self._curves(), self._known_costs()):
             return True
-        reason = "others reach more at this share of training for no higher cost"
+        reason = "others are better at this share of training for no higher cost"
         self._end(proposal, "stopped", reason, fidelity=progress.fidelity)
         return False
 
@@ -212,9 +213,12 @@ class Conductor:
         self._listener.said(f"{self._running[number].trial_id}: its worker died; a new one goes on")
 
     def _curves(self) -> dict[int, Curve]:
+        """Of every plan that has reported: quality so that more is better."""
         proposed = {proposal.number for proposal in self._ledger.proposals}
-        recorded = {r.number: r.curve for r in self._ledger.records if r.curve and r.number in proposed}
-        return {**recorded, **{number: list(found.curve) for number, found in self._standing.items() if found.curve}}
+        curves = {r.number: r.curve for r in self._ledger.records if r.curve and r.number in proposed}
+        curves |= {number: found.curve for number, found in self._standing.items() if found.curve}
+        gain = OBJECTIVES[self._setup.goals.metric].gain
+        return {number: [(fidelity, gain(value)) for fidelity, value in curve] for number, curve in curves.items()}
 
     def _known_costs(self) -> dict[int, tuple[float, ...]]:
         """Known costs of every plan on every target, at its first precision: precisions rank shapes alike."""

@@ -78,7 +78,7 @@ class Search:
         """
         from search.live import PlainListener
 
-        heard = listener or PlainListener()
+        heard = listener or PlainListener(metric=self.spec.task.metric)
         folder = RunFolder.open(self.spec, new=self.new)
         try:
             with locked(folder.storage), ray_running(self.spec.resources.address):

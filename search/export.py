@@ -18,6 +18,7 @@ from search.records import Record
 from search.run import Run
 from search.run_folder import context_of
 from search.words import say, say_interval, say_name, say_plan
+from spaces.objectives import OBJECTIVES
 from spaces.plan import Plan
 from trainers.artifacts import Artifact
 from trainers.context import Context
@@ -129,7 +130,8 @@ def _check(run: Run, record: Record, plan: Plan, context: Context, deployed: Pat
     kind, tokens = kind_of(context), asked_tokens(plan, context, split="validation")
     value = kind.quality(kind.serve(deployed, tokens, context=context), tokens, context=context).value
     assert record.quality is not None, "a complete record has a quality"
-    if value < record.quality - 1.0 / len(tokens):
+    score = OBJECTIVES[run.metric].score
+    if score(value) < score(record.quality) - 1.0 / len(tokens):
         raise ExportError(
             f"{record.record_id}: {run.metric} is {value:.4f} after export, {record.quality:.4f} before; "
             "another version of ONNX Runtime may be installed now: search again with it, or export with the old one"

@@ -12,15 +12,17 @@ from rich.text import Text
 
 from search.ledger import Proposal
 from search.records import Record
-from search.words import say_layers, say_name
+from search.words import say, say_layers, say_name
 from spaces.choosers import Value
+from spaces.objectives import OBJECTIVES
 from trainers.context import Progress
 
 
 class PlainListener:
     """One short line an event, for logs and pipes."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, metric: str) -> None:
+        self._metric = metric
         self._console = console or Console(file=sys.stdout, highlight=False)
         self._began = time.monotonic()
 
@@ -28,12 +30,12 @@ class PlainListener:
         self._line(f"{proposal.trial_id} started   {describe(proposal)}")
 
     def progressed(self, proposal: Proposal, progress: Progress) -> None:
-        quality = "" if progress.quality is None else f"  {progress.quality:.1%}"
+        quality = "" if progress.quality is None else f"  {say(self._metric, progress.quality)}"
         stage = f"stage {progress.stage + 1}/{progress.num_stages} {progress.kind}"
         self._line(f"{proposal.trial_id}   {stage} epoch {progress.epoch}/{progress.epochs}{quality}")
 
     def finished(self, proposal: Proposal, records: Sequence[Record]) -> None:
-        self._line(f"{proposal.trial_id} {ending(records)}")
+        self._line(f"{proposal.trial_id} {ending(records, self._metric)}")
 
     def said(self, text: str) -> None:
         self._line(text)
@@ -47,8 +49,8 @@ class LiveListener(PlainListener):
     """The lines, and below them what is under way and the best so far. A context manager."""
 
     def __init__(self, console: Console, *, trials: int | None, metric: str) -> None:
-        super().__init__(console)
-        self._trials, self._metric = trials, metric
+        super().__init__(console, metric=metric)
+        self._trials = trials
         self._running: dict[int, tuple[Proposal, Progress | None]] = {}
         self._done = 0
         self._best: dict[str, Record] = {}
@@ -76,22 +78,21 @@ class LiveListener(PlainListener):
         super().finished(proposal, records)
 
     def _keep_best(self, record: Record) -> None:
-        key = f"{record.target} {record.precision}"
-        if key not in self._best or (record.quality or 0) > (self._best[key].quality or 0):
+        key, gain = f"{record.target} {record.precision}", OBJECTIVES[self._metric].gain
+        best = self._best.setdefault(key, record)
+        if record.quality is not None and best.quality is not None and gain(record.quality) > gain(best.quality):
             self._best[key] = record
 
     def _view(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for proposal, progress in self._running.values():
-            table.add_row(proposal.trial_id, describe(proposal), _standing(progress))
+            table.add_row(proposal.trial_id, describe(proposal), _standing(progress, self._metric))
         of = f" of {self._trials}" if self._trials else ""
         return Group(Text(f"── {self._done}{of} done this session{self._left()}", style="dim"), table, *self._bests())
 
     def _bests(self) -> list[Text]:
         return [
-            Text(
-                f"best {key}: {record.quality:.1%} at {record.latency_ms or 0:.2f} ms ({record.trial_id})", style="dim"
-            )
+            Text(f"best {key}: {_found(record, self._metric)} ({record.trial_id})", style="dim")
             for key, record in sorted(self._best.items())
         ]
 
@@ -106,7 +107,7 @@ class LiveListener(PlainListener):
 def listening(console: Console, *, trials: int | None, metric: str) -> Iterator[PlainListener]:
     """The live view in a terminal, plain lines elsewhere."""
     if not console.is_terminal:
-        yield PlainListener(console)
+        yield PlainListener(console, metric=metric)
         return
     with LiveListener(console, trials=trials, metric=metric) as listener:
         yield listener
@@ -123,22 +124,22 @@ def _setting(name: str, value: Value) -> str:
     return f"{say_name(name)} {value:.3g}" if isinstance(value, float) else f"{say_name(name)} {value}"
 
 
-def ending(records: Sequence[Record]) -> str:
-    """How a trial ended, in one line."""
+def ending(records: Sequence[Record], metric: str) -> str:
+    """How a trial ended, in one line; its quality is called ``metric``."""
     first = records[0]
     if first.status != "complete":
         return f"{first.status}   {first.error.splitlines()[0] if first.error else ''}"
-    parts = [
-        f"{record.precision} {record.quality or 0:.1%} at {record.latency_ms or 0:.2f} ms"
-        for record in records
-        if record.target == first.target
-    ]
+    parts = [f"{record.precision} {_found(record, metric)}" for record in records if record.target == first.target]
     saved = f", {first.prefix_seconds_saved:.0f} s saved" if first.prefix_seconds_saved >= 1 else ""
     return f"done      {' · '.join(parts)}   ({first.train_seconds or 0:.0f} s of training{saved})"
 
 
-def _standing(progress: Progress | None) -> str:
+def _found(record: Record, metric: str) -> str:
+    return f"{say(metric, record.quality)} at {record.latency_ms or 0:.2f} ms"
+
+
+def _standing(progress: Progress | None, metric: str) -> str:
     if progress is None:
         return "starting"
-    quality = "" if progress.quality is None else f", {progress.quality:.1%}"
+    quality = "" if progress.quality is None else f", {say(metric, progress.quality)}"
     return f"{progress.kind} {progress.epoch}/{progress.epochs}{quality}"

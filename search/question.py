@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from search.records import Record
-from spaces.objectives import Constraint
+from spaces.objectives import OBJECTIVES, Constraint
 
 Wish = str | Mapping[str, float]
 """``knee``, ``quality``, ``cost``, or a weight for each objective."""
@@ -36,6 +36,10 @@ class Question:
         """A record's number, NaN where it was not measured."""
         found = record.value(name, self.metric)
         return float("nan") if found is None else found
+
+    def gain(self, record: Record) -> float:
+        """A record's quality so that more is better, NaN where it was not measured."""
+        return OBJECTIVES[self.metric].gain(self.value(record, self.metric))
 
     def cost_values(self, record: Record) -> tuple[float, ...]:
         """A record's costs, in the order of ``costs``."""

@@ -1,12 +1,13 @@
 """Why this variant and not that one, in sentences."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from search.compare import Comparison
 from search.question import Question
 from search.records import Record
 from search.words import say, say_list, say_name
-from spaces.objectives import Constraint
+from spaces.objectives import OBJECTIVES, Constraint
 
 
 def nothing_fits(complete: Sequence[Record], question: Question) -> str:
@@ -46,7 +47,7 @@ def reasons(
 def why_dropped(record: Record, cheaper: Record, found: Comparison, question: Question) -> str:
     """Why ``record`` is not worth its cost beside ``cheaper``."""
     return (
-        f"{say_name(question.metric)} {say(question.metric, record.quality)} is not measurably above the "
+        f"{say_name(question.metric)} {say(question.metric, record.quality)} is not measurably better than the "
         f"{say(question.metric, cheaper.quality)} of the cheaper {cheaper.record_id} "
         f"(difference {_say_difference(question.metric, found)})"
     )
@@ -62,7 +63,7 @@ def why_lost(record: Record, best: Record, question: Question) -> str:
         ]
     )
     wish = "the weights decide" if isinstance(question.wish, Mapping) else f"the wish '{question.wish}' decides"
-    verdict = "Better" if (record.quality or 0.0) > (best.quality or 0.0) else "Worse"
+    verdict = "Better" if question.gain(record) > question.gain(best) else "Worse"
     return f"{verdict}, {quality}, at {costs}: {wish} against it" if costs else f"{verdict}, {quality}"
 
 
@@ -108,20 +109,25 @@ def _wish_sentence(num_kept: int, question: Question) -> str:
         return f"Of the {num_kept} left it scores highest with the weights {weights}."
     if question.wish == "knee" and num_kept == 2:
         return (
-            f"The 2 left are the ends of the front, and a knee needs a third between them: the one with the higher "
+            f"The 2 left are the ends of the front, and a knee needs a third between them: the one with the better "
             f"{say_name(question.metric)} is taken; the wish 'cost' takes the other."
         )
     ends = {
-        "quality": f"has the highest {say_name(question.metric)}",
+        "quality": f"has the best {say_name(question.metric)}",
         "cost": f"has the lowest {costs}",
-        "knee": f"is the knee: it lies farthest above the line between the cheapest and the best, and beyond it more "
+        "knee": f"is the knee: it lies farthest above the line between the cheapest and the best, and beyond it better "
         f"{say_name(question.metric)} costs much more {costs}",
     }
     return f"Of the {num_kept} left it {ends[question.wish]}."
 
 
 def _say_difference(metric: str, found: Comparison) -> str:
+    differences = (found.difference, found.low, found.high)
     if metric in ("accuracy", "exact_match"):
-        points = [100 * value for value in (found.difference, found.low, found.high)]
+        points = [100 * value for value in differences]
         return f"{points[0]:+.1f} points, 90 % interval {points[1]:+.1f} to {points[2]:+.1f}"
+    if OBJECTIVES[metric].direction == "min":
+        # Of logarithms, and positive where the first is better, which is where it is smaller.
+        middle, most, least = (100 * math.expm1(-value) for value in differences)
+        return f"{middle:+.1f} %, 90 % interval {least:+.1f} to {most:+.1f}"
     return f"{found.difference:+.3f}, 90 % interval {found.low:+.3f} to {found.high:+.3f}"

@@ -123,7 +123,8 @@ class Run:
         for record in self.records:
             if record.status == "complete" and record.target == self.goals.targets[0] and record.quality is not None:
                 key = (num_layers(record) or math.inf, record.precision, record.strategy)
-                if key not in best or record.quality > (best[key].quality or 0.0):
+                found = best.setdefault(key, record)
+                if _minimised(record, self.metric, self.metric) < _minimised(found, self.metric, self.metric):
                     best[key] = record
         records = [best[key] for key in sorted(best)]
         return self._with_test(records).append_column(
@@ -294,9 +295,7 @@ def _baseline_fingerprint(spec: Mapping[str, Any], records: Sequence[Record]) ->
 
 def _minimised(record: Record, name: str, metric: str) -> float:
     value = record.value(name, metric)
-    if value is None:
-        return math.nan
-    return -value if OBJECTIVES[name].direction == "max" else value
+    return math.nan if value is None else -OBJECTIVES[name].gain(value)
 
 
 def _scaled(points: NDArray[np.float64], goals: Goals) -> NDArray[np.float64]:

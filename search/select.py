@@ -135,7 +135,7 @@ def feasible_variants(complete: Sequence[Record], question: Question) -> list[Re
 
 def _front(feasible: Sequence[Record], question: Question) -> list[Record]:
     """Non-dominated variants, cheapest first; of twins in every objective the one that trains faster comes first."""
-    points = [[-question.value(record, question.metric), *question.cost_values(record)] for record in feasible]
+    points = [[-question.gain(record), *question.cost_values(record)] for record in feasible]
     mask = non_dominated(np.array(points, dtype=float))
     front = [record for record, keep in zip(feasible, mask, strict=True) if keep]
     if not front:
@@ -176,7 +176,7 @@ def _comparer(
             ours, theirs = (np.asarray(predictions(r.record_id), dtype=np.int64) for r in (record, cheaper))
             if len(ours) == len(theirs) == len(labels) > 0:
                 return compare_by_rows(labels, ours, theirs, metric=metric)
-        return compare_by_interval(record, cheaper)
+        return compare_by_interval(record, cheaper, metric=metric)
 
     return compare
 
@@ -186,14 +186,14 @@ def _comparer(
 
 def _scores(kept: Sequence[Record], question: Question) -> list[tuple[float, float]]:
     """What is to be largest, and quality to settle ties. Costs are within [0, 1], most of them by their logarithm."""
-    quality = np.array([question.value(record, question.metric) for record in kept])
-    costs = np.array([question.cost_values(record) for record in kept]).reshape(len(kept), -1)
-    for column, name in enumerate(question.costs):
-        values = costs[:, column]
-        costs[:, column] = _unit(np.log(np.maximum(values, 1e-12)) if OBJECTIVES[name].by_factor else values)
-    costs = costs if costs.size else np.zeros((len(kept), 1))
+    quality = _scored(kept, question.metric, question)
+    costs = np.array([_unit(-_scored(kept, name, question)) for name in question.costs] or [np.zeros(len(kept))]).T
     total = _wished(_unit(quality), costs, question)
     return [(round(float(score), 12), float(value)) for score, value in zip(total, quality, strict=True)]
+
+
+def _scored(kept: Sequence[Record], name: str, question: Question) -> NDArray[np.float64]:
+    return np.array([OBJECTIVES[name].score(question.value(record, name)) for record in kept])
 
 
 def _wished(quality: NDArray[np.float64], costs: NDArray[np.float64], question: Question) -> NDArray[np.float64]:

@@ -224,9 +224,6 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     task, search = section(raw, "task"), section(raw, "search")
     metric = metric_of(task)
     found: list[tuple[Key, str]] = []
-    if metric == "perplexity":
-        problem = "perplexity is minimised, and a search maximises quality in this version; use exact_match or rouge_l"
-        found.append((("task", "metric"), problem))
     if task.get("kind") == "generation" and section(raw, "model").get("vocabulary") == "task":
         problem = "found task; a model writes with its vocabulary, only classification can cut it; write full"
         found.append((("model", "vocabulary"), problem))

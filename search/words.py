@@ -34,7 +34,7 @@ def say(name: str, value: float | None) -> str:
     if name in _SHARES:
         return f"{100 * value:.1f} %"
     if name in QUALITY_METRICS:
-        return f"{value:.3f}"
+        return _quality(name, value)
     if name.endswith("seconds"):
         return say_duration(value)
     if name in ("forgetting", "overfit"):
@@ -49,7 +49,7 @@ def say_interval(name: str, low: float | None, high: float | None) -> str:
         return ""
     if name in _SHARES:
         return f"{100 * low:.1f}–{100 * high:.1f}"
-    return f"{low:.3f}–{high:.3f}"
+    return f"{_quality(name, low)}–{_quality(name, high)}"
 
 
 def say_duration(seconds: float) -> str:
@@ -87,6 +87,11 @@ def say_plan(plan: Plan) -> str:
 def say_list(items: Sequence[str]) -> str:
     """a; a and b; a, b and c."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def _quality(name: str, value: float) -> str:
+    # A perplexity has no upper end.
+    return f"{value:.4g}" if name == "perplexity" else f"{value:.3f}"
 
 
 def _three_digits(value: float) -> str:

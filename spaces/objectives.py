@@ -5,6 +5,7 @@ the grammar below and never evaluated as code.
 """
 
 import difflib
+import math
 import operator
 import re
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["max", "min"]
+_LEAST = 1e-12
+"""Below what is measured of anything, so that every value has a logarithm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,17 @@ class Objective:
     summary: str
     by_factor: bool = True
     """Whether it is above zero always, so that its logarithm tells how far two values are apart."""
+
+    def gain(self, value: float) -> float:
+        """``value`` so that more is better: itself, or its negative where less is."""
+        return value if self.direction == "max" else -value
+
+    def score(self, value: float) -> float:
+        """``gain`` on a scale where equal steps matter alike: what is to be small, and is told by its factor, enters by
+        its logarithm.
+        """
+        by_log = self.direction == "min" and self.by_factor
+        return self.gain(math.log(max(value, _LEAST)) if by_log else value)
 
 
 OBJECTIVES: dict[str, Objective] = {

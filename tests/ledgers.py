@@ -74,7 +74,8 @@ def make_run(folder: Path | str, settings: RunSettings | None = None) -> Storage
     storage.write("spec.yaml", yaml.safe_dump(_spec(settings), sort_keys=False).encode())
     truth = np.random.default_rng(settings.seed).integers(0, len(settings.labels), settings.rows)
     names = [name + settings.hostile for name in settings.labels]
-    storage.write_json("validation_labels.json", {"labels": names, "rows": truth.tolist()})
+    if settings.metric != "perplexity":
+        storage.write_json("validation_labels.json", {"labels": names, "rows": truth.tolist()})
     storage.write_json("notes.json", {"notes": ["data: train: 3 rows without a label left out" + settings.hostile]})
     write_table(pa.Table.from_pylist(_cost_rows(settings)), storage, "cost_table.parquet")
     ledger = Ledger(storage, metric=settings.metric)
@@ -269,18 +270,25 @@ def _with_quality(record: Record, plan: Plan, settings: RunSettings, truth: np.n
     wrong = (truth + rng.integers(1, len(settings.labels), len(truth))) % len(settings.labels)
     share = float(right.mean())
     half = 1.96 * np.sqrt(share * (1 - share) / len(truth))
+    low, high = sorted(_as_metric(share + end, settings) for end in (-half, half))
+    curve = ((0.33, share - 0.06), (0.67, share - 0.02), (1.0, share))
     return Record(
         **{
             **vars(record),
-            "quality": share,
-            "quality_low": share - half,
-            "quality_high": share + half,
+            "quality": _as_metric(share, settings),
+            "quality_low": low,
+            "quality_high": high,
             "overfit": 0.11,
             "forgetting": None if settings.forgetting is None else layers * settings.forgetting - 0.01,
-            "curve": ((0.33, share - 0.06), (0.67, share - 0.02), (1.0, share)),
+            "curve": tuple((fidelity, _as_metric(value, settings)) for fidelity, value in curve),
             "predictions": tuple(int(value) for value in np.where(right, truth, wrong)),
         }
     )
+
+
+def _as_metric(share: float, settings: RunSettings) -> float:
+    """A share of right answers; as a perplexity, which falls where the share rises."""
+    return float(np.exp(3 - share)) if settings.metric == "perplexity" else share
 
 
 def _ruled_out(settings: RunSettings) -> list[Record]:

@@ -44,6 +44,8 @@ class World:
     """Fingerprint → (seconds, curve)."""
     trained: list = field(default_factory=list)
     """Fingerprint of every stage that was trained to its end."""
+    measured: object = float
+    """What a plan's worker reports where its quality is that; more is better of the one, maybe not of the other."""
     now: float = 1_000.0
     moments_left: int | None = None
     """Until the driver is killed; None: never."""
@@ -122,7 +124,7 @@ def carry_out(world, proposal, faults):
                 epoch=epoch,
                 epochs=len(curve(prefix)),
                 final=final,
-                quality=quality if final else None,
+                quality=world.measured(quality) if final else None,
                 train_loss=1.0,
                 seconds=seconds,
             )
@@ -130,7 +132,8 @@ def carry_out(world, proposal, faults):
                 return None
         if final and proposal.number in faults.failing:
             return "loss is nan at step 41"
-        world.artifacts[prefix.fingerprint] = (seconds, curve(prefix))
+        reported = tuple((fidelity, world.measured(quality)) for fidelity, quality in curve(prefix))
+        world.artifacts[prefix.fingerprint] = (seconds, reported)
         world.trained.append(prefix.fingerprint)
         spent += seconds
     return _result(world, proposal, spent, faults)
@@ -142,7 +145,8 @@ def _result(world, proposal, spent, faults):
     variants = []
     for precision in dict.fromkeys(precision for precision, _ in proposal.variants):
         value = math.nan if (proposal.number, precision) in faults.nan else _quality(plan, precision)
-        low, high = value - 0.02, value + 0.02
+        low, high = sorted(world.measured(value + end) for end in (-0.02, 0.02))
+        value = world.measured(value)
         variants.append(Measured(precision=precision, value=value, low=low, high=high, predictions=(0, 1, 1)))
     return Result(
         variants=tuple(variants),
@@ -228,7 +232,7 @@ def new_conductor(world, case, ears=None, **changes):
         max_seats=case.seats,
         **changes,
     )
-    ledger = Ledger(_Fragile(world.location, world), metric="accuracy")
+    ledger = Ledger(_Fragile(world.location, world), metric=case.goals.metric)
     return Conductor(
         setup,
         ledger=ledger,
@@ -281,8 +285,8 @@ def run_search(case, world=None, ears=None):
     return world
 
 
-def ledger_of(world):
-    return Ledger(Storage(world.location), metric="accuracy")
+def ledger_of(world, metric="accuracy"):
+    return Ledger(Storage(world.location), metric=metric)
 
 
 _TIMES = ("started_at", "finished_at", "train_seconds", "prefix_seconds_saved", "overhead_seconds")

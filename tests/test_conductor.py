@@ -65,7 +65,7 @@ def test_some_plans_are_stopped_early_and_have_one_row_each():
         assert 0 < record.fidelity < 1
         assert record.quality is None
         assert record.curve
-        assert "others reach more" in record.error
+        assert "others are better" in record.error
 
 
 def test_the_opening_comes_first_and_once():

@@ -46,7 +46,6 @@ def test_what_a_spec_stands_for(tmp_path: Path) -> None:
     ("section", "keys", "message"),
     [
         ("task", {"metric": "accuracy"}, "task.metric: found 'accuracy'; expected a metric of kind generation"),
-        ("task", {"metric": "perplexity"}, "task.metric: perplexity is minimised"),
         ("search", {"objectives": ["accuracy", "latency_ms"]}, "expected the task's metric, exact_match"),
     ],
 )

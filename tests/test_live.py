@@ -31,26 +31,26 @@ def console(width=100, *, terminal=False):
 
 def test_a_line_an_event(proposal, progress):
     out = console()
-    listener = PlainListener(out)
+    listener = PlainListener(out, metric="accuracy")
     listener.started(proposal)
     listener.progressed(proposal, progress)
     listener.said("[not markup]")
     lines = out.file.getvalue().splitlines()
     assert len(lines) == 3
     assert "t00003 started   finetune_then_distill: teacher standard" in lines[0]
-    assert lines[1].endswith("t00003   stage 2/2 distill epoch 1/3  71.2%")
+    assert lines[1].endswith("t00003   stage 2/2 distill epoch 1/3  71.2 %")
     assert lines[2].endswith("[not markup]")
 
 
 def test_lines_are_not_broken_in_a_narrow_pipe(proposal):
     out = console(width=40)
-    PlainListener(out).started(proposal)
+    PlainListener(out, metric="accuracy").started(proposal)
     assert len(out.file.getvalue().splitlines()) == 1
 
 
 def test_a_failure_is_one_line_without_its_traceback():
     record = make_record(status="failed", error="TrainingError: the loss is nan\nTraceback (most recent call last):")
-    assert ending([record]) == "failed   TrainingError: the loss is nan"
+    assert ending([record], "accuracy") == "failed   TrainingError: the loss is nan"
 
 
 def test_params_are_said_in_words(proposal):
@@ -66,9 +66,21 @@ def test_the_live_view_shows_what_runs_and_what_is_best(proposal, progress):
         listener._live.refresh()
         listener.finished(proposal, [make_record(status="complete", quality=0.75, latency_ms=1.5)])
     text = out.file.getvalue()
-    assert "distill 1/3, 71.2%" in text
+    assert "distill 1/3, 71.2 %" in text
     assert "1 of 8 done" in text
-    assert "75.0%" in text
+    assert "75.0 %" in text
+
+
+def test_the_best_of_a_metric_that_is_minimised_is_the_smallest():
+    out = console(terminal=True)
+    with LiveListener(out, trials=None, metric="perplexity") as listener:
+        for number, quality in enumerate((9.0, 6.5, 8.25)):
+            record = make_record(number, quality=quality)
+            proposal = Proposal(number=number, draw=next(opening(make_space())), variants=(("fp32", "cpu"),))
+            listener.started(proposal)
+            listener.finished(proposal, [record])
+    (last,) = [line for line in out.file.getvalue().splitlines() if "best cpu fp32" in line][-1:]
+    assert "best cpu fp32: 6.5 at 2.00 ms (t00001)" in last
 
 
 def test_no_terminal_no_live_view():

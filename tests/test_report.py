@@ -315,6 +315,7 @@ def test_importance_of_what_explains_nothing_is_said_to_be_a_hint():
     [
         ("accuracy", 0.7649, "76.5 %"),
         ("macro_f1", 0.7649, "0.765"),
+        ("perplexity", 12.3456, "12.35"),
         ("latency_ms", 0.71312, "0.713 ms"),
         ("size_mb", 417.2, "417 MB"),
         ("latency_ms", None, "–"),

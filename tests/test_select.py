@@ -83,7 +83,7 @@ def test_a_gain_within_uncertainty_is_not_paid_for():
     assert choice.record.number == 0
     [(rival, reason)] = choice.rivals
     assert rival.number == 1
-    assert "not measurably above the 70.0 % of the cheaper t00000-fp32-cpu" in reason
+    assert "not measurably better than the 70.0 % of the cheaper t00000-fp32-cpu" in reason
 
 
 def test_a_gain_is_compared_with_those_that_stay():
@@ -249,8 +249,8 @@ def test_equal_predictions_are_not_better():
 
 def test_intervals_stand_in_for_rows():
     good, bad = make_record(0, quality=0.8), make_record(1, quality=0.7)
-    found = compare_by_interval(good, bad)
+    found = compare_by_interval(good, bad, metric="accuracy")
     assert found.difference == pytest.approx(0.1)
     assert found.high - found.difference == pytest.approx(1.644854 * np.sqrt(2) * 0.04 / 1.959964)
     assert found.better
-    assert not compare_by_interval(bad, good).better
+    assert not compare_by_interval(bad, good, metric="accuracy").better

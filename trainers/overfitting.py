@@ -20,10 +20,10 @@ def overfit(trained: Any, plan: Plan, context: Context) -> float:
     """
     train, validation = (asked_tokens(plan, context, split=split) for split in ("train", "validation"))
     rows = np.random.default_rng(plan.seed).permutation(len(train))[: len(validation)]
-    gap = _quality(trained, train.take(np.sort(rows)), context) - _quality(trained, validation, context)
-    return gap if OBJECTIVES[context.metric].direction == "max" else -gap
+    return _gain(trained, train.take(np.sort(rows)), context) - _gain(trained, validation, context)
 
 
-def _quality(trained: Any, tokens: Any, context: Context) -> float:
+def _gain(trained: Any, tokens: Any, context: Context) -> float:
     kind = kind_of(context)
-    return kind.quality(kind.ask(trained, tokens, context=context, ranks=solo()), tokens, context=context).value
+    quality = kind.quality(kind.ask(trained, tokens, context=context, ranks=solo()), tokens, context=context)
+    return OBJECTIVES[context.metric].gain(quality.value)

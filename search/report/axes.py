@@ -6,6 +6,7 @@ from typing import Any
 
 from search.report.colours import MUTED
 from search.words import say_name
+from spaces.objectives import Direction
 
 Figure = dict[str, Any]
 
@@ -31,14 +32,17 @@ def quality_axis(metric: str) -> Figure:
     return {"title": {"text": say_name(metric)}, "tickformat": _QUALITY_FORMAT.get(metric, "")}
 
 
-def near_front(front: Sequence[float], others: Sequence[float]) -> Figure:
-    """A range that shows the front well: what lies far below it is out of view until the plot is double-clicked."""
+def near_front(front: Sequence[float], others: Sequence[float], direction: Direction) -> Figure:
+    """A range that shows the front well: what is far worse is out of view until the plot is double-clicked."""
     if not front:
         return {}
     low, high = min(front), max(front)
     room = max(high - low, 0.02)
-    bottom = max(min([low, *others]), low - 1.5 * room)
-    return {"range": [bottom - 0.15 * room, high + 0.15 * room]}
+    if direction == "max":
+        low = max(min([low, *others]), low - 1.5 * room)
+    else:
+        high = min(max([high, *others]), high + 1.5 * room)
+    return {"range": [low - 0.15 * room, high + 0.15 * room]}
 
 
 def ticks(values: Sequence[float]) -> Figure:

@@ -41,7 +41,8 @@ def front(view: TargetView, report: Report) -> Figure:
     frame = layout(x=f"{title}{', estimated' if view.estimated else ''}", y=quality_axis(report.metric))
     if OBJECTIVES[cost].by_factor:
         frame["xaxis"] |= {"type": "log", **ticks([x for point in points if (x := _x(point, cost)) is not None])}
-    frame["yaxis"] |= near_front(_front_qualities(points), [p.record.quality or 0.0 for p in points])
+    qualities = [p.record.quality for p in points if p.record.quality is not None]
+    frame["yaxis"] |= near_front(_front_qualities(points), qualities, OBJECTIVES[report.metric].direction)
     if view.baseline is not None and view.baseline.quality is not None:
         frame |= level(view.baseline.quality, "base, fine-tuned in full")
     return {"data": [trace for trace in traces if trace["x"]], "layout": frame}

@@ -13,6 +13,7 @@ from spaces.objectives import OBJECTIVES
 from spaces.shape import Shape
 
 _COSTS = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j")
+_BETTER = {"max": "Up", "min": "Down"}
 _STATUS = {"infeasible": "ruled out"}
 _GLOSSARY = (
     ("plan", "the chain of stages that one trial carries out"),
@@ -64,8 +65,8 @@ def _front(view: TargetView, report: Report, plots: Mapping[str, Any]) -> str:
     if view.estimated:
         intro += "Costs here are estimated from a profile of the device, not measured. "
     intro += (
-        f"Up and to the left is better. The faint ones ({dominated}) are beaten by another one or break a constraint; "
-        "those far below come into view on a double click."
+        f"{_BETTER[OBJECTIVES[report.metric].direction]} and to the left is better. The faint ones ({dominated}) are "
+        "beaten by another one or break a constraint; those that are far worse come into view on a double click."
     )
     more = [say_name(name) for name in report.objectives if name not in (report.metric, cost)]
     if more:
