@@ -10,7 +10,7 @@ from typing import Any
 
 from search.question import Question
 from search.records import Record
-from search.run import Run, num_layers
+from search.run import Run, described, num_layers, size_of
 from search.select import feasible_variants, record_to_json
 from search.words import say_layers, say_name
 from spaces.objectives import OBJECTIVES, nearest, parse_constraint
@@ -61,6 +61,11 @@ class Member:
     def shape(self) -> Shape:
         """Of its model."""
         return Plan.model_validate_json(self.record.plan).shape
+
+    @property
+    def size(self) -> str:
+        """Of its model, in words."""
+        return described(self.record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +253,7 @@ def _why_none(records: Sequence[Record], target: str) -> str:
 def _value(record: Record, by: str) -> Any:
     """What a record is grouped by; None where it has no such parameter."""
     if by == "student_layers":
-        return num_layers(record) or say_layers(None)
+        return num_layers(record) or size_of(record)
     return getattr(record, by) if by in _ALWAYS else record.params.get(by)
 
 

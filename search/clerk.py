@@ -46,6 +46,8 @@ class Clerk:
     estimated: frozenset[str]
     """Targets whose costs come from a profile."""
     base_layers: int
+    names: Mapping[str, str]
+    """Of students that are models of their own, by fingerprint."""
     versions: Mapping[str, str]
     clock: Callable[[], float]
 
@@ -82,9 +84,7 @@ class Clerk:
         """Record, once, every shape that the known constraints forbid at some precision and target."""
         for (shape, precision, target), costs in self.costs.items():
             if shape in shapes and (broken := self.goals.broken_known(costs)):
-                layers = shape.num_layers or self.base_layers
-                tokens = [] if shape.vocab_size is None else [str(shape.vocab_size)]
-                name = "-".join(["shape", str(layers), *tokens, *shape.details])
+                name = self._name(shape)
                 self.ledger.append(
                     Record(
                         record_id=f"{name}-{precision}-{target}",
@@ -93,7 +93,7 @@ class Clerk:
                         strategy="",
                         plan="",
                         fingerprint="",
-                        params={"size": say_shape(shape, self.base_layers)},
+                        params={"size": say_shape(shape, self.base_layers, names=self.names)},
                         precision=precision,
                         target=target,
                         status="infeasible",
@@ -104,6 +104,12 @@ class Clerk:
                         **self._cost_fields(shape, precision, target),
                     )
                 )
+
+    def _name(self, shape: Shape) -> str:
+        """Of a shape's records."""
+        size = f"model-{shape.base[:12]}" if shape.base in self.names else str(shape.num_layers or self.base_layers)
+        tokens = [] if shape.vocab_size is None else [str(shape.vocab_size)]
+        return "-".join(["shape", size, *tokens, *shape.details])
 
     def _write(self, records: list[Record]) -> list[Record]:
         # The first variant's last: the ledger takes a plan for finished that has no result there.

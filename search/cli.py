@@ -150,7 +150,8 @@ def strategies() -> None:
     from spaces.catalogue import CATALOGUE
 
     for name, strategy in CATALOGUE.items():
-        opens = [*(["student_layers"] if strategy.student else []), *(span.name for span in strategy.parameters)]
+        sizes = ["student", "student_layers"] if strategy.student else []
+        opens = [*sizes, *(span.name for span in strategy.parameters)]
         print(f"{name}: {strategy.summary}")
         print(f"    for {', '.join(strategy.kinds)}{f'; needs {strategy.needs_in_words}' if strategy.needs else ''}")
         print(f"    opens {', '.join(opens)}")

@@ -54,6 +54,8 @@ class Setup:
     baseline: str
     """Fingerprint of the base model, fine-tuned in full."""
     base_layers: int
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Of students that are models of their own, by fingerprint."""
     precisions: tuple[str, ...]
     limits: Limits
     devices_per_trial: int = 1
@@ -90,6 +92,7 @@ class Conductor:
             costs=setup.costs,
             estimated=setup.estimated,
             base_layers=setup.base_layers,
+            names=setup.names,
             versions=setup.versions,
             clock=clock,
         )

@@ -31,7 +31,9 @@ from search.scheduler import ParetoHalving
 from search.seats import NAMESPACE, SeatPool, Switchboard
 from search.select import NoChoice
 from search.spec import Spec
+from search.students import names_of
 from search.tuning import Board, drive
+from search.words import say_students
 from spaces.draw import shapes
 from spaces.methods.finetune import baseline
 from spaces.plan import Plan
@@ -147,6 +149,7 @@ class _Session:
             opening=first_draws(space, prepared.goals),
             baseline=baseline(space).fingerprint,
             base_layers=space.base_layers,
+            names=names_of(prepared.space.students),
             precisions=prepared.precisions,
             limits=self._limits,
             devices_per_trial=layout.workers,
@@ -257,5 +260,5 @@ def _summary(space: Any, ledger: Ledger, layout: Layout) -> str:
     done = sum(ledger.is_finished(proposal) for proposal in ledger.proposals)
     seats = f"{layout.seats} seat{'s' if layout.seats > 1 else ''} × {layout.workers * layout.cpus} threads"
     past = f"; going on after {done} trials" if done else ""
-    sizes = ", ".join(map(str, space.student_layers))
-    return f"searching {', '.join(space.strategies)}; students of {sizes} layers; {seats}{past}"
+    students = say_students(space.student_layers, [student.name for student in space.students])
+    return f"searching {', '.join(space.strategies)}; students: {students}; {seats}{past}"

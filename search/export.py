@@ -17,7 +17,8 @@ import yaml
 from search.records import Record
 from search.run import Run
 from search.run_folder import context_of
-from search.words import say, say_interval, say_name, say_plan
+from search.students import short_reference
+from search.words import say, say_interval, say_name, say_plan, student_names
 from spaces.objectives import OBJECTIVES
 from spaces.plan import Plan
 from trainers.artifacts import Artifact
@@ -165,7 +166,7 @@ def _card(run: Run, record: Record, plan: Plan, context: Context, deployed: str)
         {
             "library_name": "onnx" if plan.shape.additions else "transformers",
             "pipeline_tag": _PIPELINES[context.kind],
-            "base_model": _public(run.spec["model"]["base"]),
+            "base_model": next(iter(student_names(plan).values()), short_reference(run.spec["model"]["base"])),
         },
         sort_keys=True,
     )
@@ -193,7 +194,7 @@ Intervals are 95 %. Metrics are of what is deployed, `{deployed}`{_HOW_SERVED[co
 
 {load}
 
-{_prompt(plan)}{_labels(context.labels)}- Data: {_public(str(task.get("train")))}, {_columns(task)}
+{_prompt(plan)}{_labels(context.labels)}- Data: {short_reference(str(task.get("train")))}, {_columns(task)}
 - Seed: {record.seed}; plan {record.fingerprint[:16]}; record {record.record_id}
 - Versions: {", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))}
 """
@@ -227,8 +228,3 @@ def _labels(labels: Sequence[str]) -> str:
 def _columns(task: dict[str, Any]) -> str:
     question, answer = ("prompt", "response") if task.get("kind") == "generation" else ("text", "label")
     return f"column `{task.get(question)}` → `{task.get(answer)}`"
-
-
-def _public(reference: str) -> str:
-    """A model or data reference without the folders of this machine."""
-    return Path(reference).name if Path(reference).is_absolute() else reference

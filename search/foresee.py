@@ -10,9 +10,12 @@ from search.cluster import lay_out, ray_running
 from search.engine import export_shapes, probe_apart
 from search.prepare import feasible_space, first_draws, known_costs, measure_costs, prepare
 from search.spec import Spec
+from search.students import names_of
+from search.words import say_students
 from spaces.draw import Draw
 from spaces.plan import Plan
 from spaces.shape import Shape
+from spaces.space import Space
 from spaces.stages import Training
 from trainers.cost import CostRow
 from trainers.storage import Storage
@@ -30,6 +33,8 @@ class Foresight:
     labels: int
     strategies: tuple[str, ...]
     student_layers: tuple[int, ...]
+    students: tuple[str, ...]
+    """Names of those that are models of their own."""
     opening: tuple[str, ...]
     seats: int
     threads: int
@@ -58,7 +63,7 @@ def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
         rows = measure_costs(prepared, storage, measure=probe_apart, say=say, before=export_shapes(prepared.context))
         space = feasible_space(prepared, rows)
         draws = first_draws(space, prepared.goals)
-        costs = [_cost(row, prepared.space.base_layers, prepared.goals.broken_known) for row in _known(rows)]
+        costs = [_cost(row, prepared.space, prepared.goals.broken_known) for row in _known(rows)]
         return Foresight(
             name=spec.name,
             notes=prepared.notes,
@@ -66,6 +71,7 @@ def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
             labels=len(prepared.rows.labels),
             strategies=space.strategies,
             student_layers=space.student_layers,
+            students=tuple(student.name for student in space.students),
             opening=tuple(draw.strategy for draw in draws),
             seats=layout.seats,
             threads=layout.cpus,
@@ -83,7 +89,7 @@ def render(found: Foresight) -> str:
     head = [
         f"{found.name}: {rows} rows{f', {found.labels} labels' if found.labels else ''}",
         f"strategies  {', '.join(found.strategies)}",
-        f"students    {', '.join(map(str, found.student_layers))} layers",
+        f"students    {say_students(found.student_layers, found.students)}",
         f"seats       {found.seats} × {found.threads} threads",
         f"budget      {', '.join(f'{value:g} {name}' for name, value in found.budget.items())}",
         *(
@@ -126,10 +132,11 @@ def _known(rows: list[CostRow]) -> list[CostRow]:
     return sorted(rows, key=lambda row: (row.target, row.precision, row.latency_ms))
 
 
-def _cost(row: CostRow, base_layers: int, broken: Callable[[Any], list[str]]) -> dict[str, Any]:
+def _cost(row: CostRow, space: Space, broken: Callable[[Any], list[str]]) -> dict[str, Any]:
     costs = known_costs([row])[(row.shape, row.precision, row.target)]
     return {
-        "layers": row.shape.num_layers or base_layers,
+        "layers": space.num_layers(row.shape),
+        "student": names_of(space.students).get(row.shape.base),
         "additions": list(row.shape.details),
         "precision": row.precision,
         "target": row.target,
@@ -140,7 +147,7 @@ def _cost(row: CostRow, base_layers: int, broken: Callable[[Any], list[str]]) ->
 
 
 def _size(cost: dict[str, Any]) -> str:
-    return " + ".join([str(cost["layers"]), *cost["additions"]])
+    return " + ".join([cost["student"] or str(cost["layers"]), *cost["additions"]])
 
 
 def _line(cost: dict[str, Any], width: int) -> str:

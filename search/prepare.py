@@ -9,9 +9,9 @@ from search.goals import Goals
 from search.records import COST_COLUMNS
 from search.spec import Spec, space_of
 from search.spec_errors import SpecError
-from search.words import say_layers, say_shape
+from search.students import compare_sizes, find_students, named, names_of
+from search.words import say_shape
 from spaces.canonical import fingerprint
-from spaces.catalogue import CATALOGUE
 from spaces.draw import Draw, opening, restrict, shapes
 from spaces.methods.finetune import baseline
 from spaces.methods.vocabulary import KeepVocabulary
@@ -24,7 +24,7 @@ from trainers.docstrings import cache_folder
 from trainers.experts.parts import keep_domains
 from trainers.kinds import AnyRows, kind_of, named_kind, split_tokens
 from trainers.model_files import ModelError
-from trainers.models import ModelInfo, layer_parameters
+from trainers.models import ModelInfo
 from trainers.storage import Storage
 from trainers.vocabulary import read_cut
 
@@ -81,8 +81,9 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         notes(f"strategies: {name} is left out: it {reason}")
     base = kind.inspect(spec.model.base)
     teacher = kind.inspect(spec.model.teacher) if spec.model.teacher else None
-    kind.check(spec.task, base=base, teacher=teacher, precisions=spec.precisions)
-    models = {model.fingerprint: model for model in (base, teacher) if model is not None}
+    students = find_students(spec, kind, base=base)
+    kind.check(spec.task, base=base, teacher=teacher, students=students, precisions=spec.precisions)
+    models = {model.fingerprint: model for model in (base, teacher, *students) if model is not None}
     context = _context(spec, rows, models, storage, threads=threads)
     space = space_of(
         spec,
@@ -91,15 +92,15 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         teacher=teacher,
         domains=keep_domains(rows.domains, context.store) if rows.domains else None,
         unlabeled=rows.splits["unlabeled"].fingerprint if "unlabeled" in rows.splits else None,
+        students=named(students),
     )
     vocabulary = _vocabulary(rows, base, context, notes) if spec.model.vocabulary == "task" else None
     space = replace(space, vocabulary=vocabulary)
     readers = models | ({vocabulary.reader: read_cut(vocabulary, base, context.store)} if vocabulary else {})
     tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens, notes) for name, model in readers.items()}
     context = replace(context, tokens=tokens)
-    space = without(spec, space, kind.lacking(context, base=base, teacher=teacher), say=notes)
-    if teacher is not None:
-        _compare_sizes(teacher, base, space, notes)
+    space = without(spec, space, kind.lacking(context, base=base, teacher=teacher, students=students), say=notes)
+    compare_sizes(space, base=base, teacher=teacher, students=students, say=notes)
     request = kind.typical_request(split_tokens(context, base=base.fingerprint, split="validation"))
     return Prepared(
         spec=spec,
@@ -182,10 +183,12 @@ def feasible_space(prepared: Prepared, rows: list[CostRow]) -> Space:
     if not space.strategies:
         nearest = min(rows, key=lambda row: len(goals.broken_known(costs[(row.shape, row.precision, row.target)])))
         broken = "; ".join(goals.broken_known(costs[(nearest.shape, nearest.precision, nearest.target)]))
-        size = say_shape(nearest.shape, prepared.space.base_layers)
+        names = names_of(prepared.space.students)
+        size = say_shape(nearest.shape, prepared.space.base_layers, names=names)
         raise NothingFits(
             f"no size and precision satisfies the constraints; nearest: {size} at {nearest.precision} "
-            f"on {nearest.target}: {broken}. Loosen a constraint, or add smaller sizes to model.student_layers"
+            f"on {nearest.target}: {broken}. Loosen a constraint, or add smaller sizes to model.student_layers or "
+            "smaller models to model.students"
         )
     return space
 
@@ -208,19 +211,6 @@ def _tokenise(rows: AnyRows, model: ModelInfo, context: Context, max_tokens: int
         for note in artifact.about.get("notes", ()):
             say(f"data: {name}: {note}")
     return {name: artifact.fingerprint for name, artifact in found.items()}
-
-
-def _compare_sizes(teacher: ModelInfo, base: ModelInfo, space: Space, say: Say) -> None:
-    """Warn of a teacher that is smaller than students; embeddings do not count, which are a matter of vocabulary."""
-    taught = [CATALOGUE[name] for name in space.strategies if "teacher" in CATALOGUE[name].needs]
-    sizes = {shape.num_layers or base.num_layers for strategy in taught for shape in strategy.ends_in(space)}
-    each, its = layer_parameters(base) // base.num_layers, layer_parameters(teacher)
-    if larger := sorted(size for size in sizes if size * each > its):
-        say(
-            f"teacher: {teacher.reference} has {its:,} parameters in its layers, fewer than students of "
-            f"{say_layers(larger[0])} or more ({larger[0] * each:,}); what it can teach them is limited: name a larger "
-            "teacher, or leave model.teacher out"
-        )
 
 
 def _vocabulary(rows: AnyRows, base: ModelInfo, context: Context, say: Say) -> KeepVocabulary:

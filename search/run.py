@@ -18,10 +18,10 @@ from search.ledger import Ledger, read_table, write_table
 from search.pareto import hypervolume, non_dominated
 from search.records import Record
 from search.select import Choice, NoChoice, Wish, choice_to_json, choose
+from search.words import say_shape, say_size, student_names
 from spaces.methods.finetune import Finetune
 from spaces.objectives import OBJECTIVES, parse_constraint
 from spaces.plan import Plan
-from spaces.shape import Shape
 from spaces.stages import Optimisation
 from trainers.storage import Storage
 
@@ -118,18 +118,20 @@ class Run:
         return self._with_test([record for name in targets for record in self.front_records(name)])
 
     def best_by_size(self) -> pa.Table:
-        """The best complete variant of each strategy at each size and precision: the front's columns and num_layers."""
+        """The best complete variant of each strategy at each size and precision: the front's columns, num_layers, and
+        the size in words.
+        """
         best: dict[tuple[Any, ...], Record] = {}
         for record in self.records:
             if record.status == "complete" and record.target == self.goals.targets[0] and record.quality is not None:
-                key = (num_layers(record) or math.inf, record.precision, record.strategy)
+                key = (num_layers(record) or math.inf, size_of(record), record.precision, record.strategy)
                 found = best.setdefault(key, record)
                 if _minimised(record, self.metric, self.metric) < _minimised(found, self.metric, self.metric):
                     best[key] = record
         records = [best[key] for key in sorted(best)]
-        return self._with_test(records).append_column(
-            "num_layers", pa.array([num_layers(record) for record in records], pa.int64())
-        )
+        layers = pa.array([num_layers(record) for record in records], pa.int64())
+        sizes = pa.array([size_of(record) for record in records], pa.string())
+        return self._with_test(records).append_column("num_layers", layers).append_column("size", sizes)
 
     def known_target(self, target: str) -> str:
         """``target``, which is one of this run's. Raises ``RunError`` where it is not."""
@@ -249,12 +251,19 @@ def load_run(location: str | Path) -> Run:
 
 def num_layers(record: Record) -> int | None:
     """Layers of the model that a record's plan ends in; None: as many as the base has."""
-    return shape_of(record).num_layers if record.plan else None
+    return Plan.model_validate_json(record.plan).shape.num_layers if record.plan else None
 
 
-def shape_of(record: Record) -> Shape:
-    """The shape of the model that a record's plan ends in."""
-    return Plan.model_validate_json(record.plan).shape
+def size_of(record: Record) -> str:
+    """The size of a record's model, or its name where the student is a model of its own."""
+    plan = Plan.model_validate_json(record.plan)
+    return say_size(plan.shape, names=student_names(plan))
+
+
+def described(record: Record) -> str:
+    """As ``size_of``, and what else its serving costs depend on."""
+    plan = Plan.model_validate_json(record.plan)
+    return say_shape(plan.shape, names=student_names(plan))
 
 
 def _read_spec(storage: Storage) -> str:

@@ -21,7 +21,7 @@ from search.spec_sections import ONE_OR_MORE, Budget, ModelSpec, Resources, Sear
 from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.objectives import QUALITY_METRICS, Constraint, parse_constraint
 from spaces.ranges import Choice, Parameter
-from spaces.space import Space
+from spaces.space import Space, Student
 from spaces.stages import Optimisation
 from spaces.targets import PRECISIONS, TARGETS, Precision
 from spaces.task import Task, default_metric
@@ -147,12 +147,13 @@ def space_of(
     teacher: "ModelInfo | None",
     domains: str | None = None,
     unlabeled: str | None = None,
+    students: tuple[Student, ...] = (),
 ) -> Space:
     """The space that plans are drawn from.
 
     ``data`` is the fingerprint of the tokenised rows, ``teacher`` the model named as teacher, if any, ``domains`` the
-    fingerprint of the training rows' domains, where the task names such a column, and ``unlabeled`` that of the rows
-    without labels.
+    fingerprint of the training rows' domains, where the task names such a column, ``unlabeled`` that of the rows
+    without labels, and ``students`` the models that the spec lists.
 
     Raises:
         SpecError: a student size is above the base's number of layers.
@@ -164,6 +165,7 @@ def space_of(
         seed=spec.search.seed,
         strategies=spec.strategies,
         student_layers=_student_layers(spec, base.num_layers),
+        students=students,
         narrowed=_narrowed(spec),
         teacher_recipes={
             name: Optimisation(
@@ -181,6 +183,8 @@ def space_of(
 
 def _student_layers(spec: Spec, base_layers: int) -> tuple[int, ...]:
     sizes = spec.model.student_layers
+    if sizes is None and spec.model.students:
+        return ()
     if sizes is None:
         usual = (1, 2, 3, *range(4, base_layers, 2))
         return tuple(size for size in usual if size < base_layers) or (base_layers,)

@@ -12,7 +12,7 @@ from search.spec_errors import SpecError
 from spaces.task import BUILTIN
 
 _SOURCES = ("train", "validation", "test", "unlabeled", "retain")
-_MODELS = ("base", "teacher")
+_MODELS = ("base", "teacher", "students")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -66,11 +66,19 @@ def resolve_paths(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for section, names in (("task", _SOURCES), ("model", _MODELS)):
         if isinstance(raw.get(section), dict):
             values = dict(raw[section])
-            for name in names:
-                if isinstance(values.get(name), str) and _is_path(values[name], section, folder):
-                    values[name] = str((folder / Path(values[name]).expanduser()).resolve())
-            resolved[section] = values
+            resolved[section] = values | {
+                name: _resolved(values[name], section, folder) for name in names if name in values
+            }
     return resolved
+
+
+def _resolved(value: Any, section: str, folder: Path) -> Any:
+    """A reference, or those in a list; anything else as it is."""
+    if isinstance(value, list):
+        return [_resolved(item, section, folder) for item in value]
+    if isinstance(value, str) and _is_path(value, section, folder):
+        return str((folder / Path(value).expanduser()).resolve())
+    return value
 
 
 def _is_path(value: str, section: str, folder: Path) -> bool:

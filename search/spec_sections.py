@@ -114,8 +114,10 @@ class ModelSpec(Section):
     teacher: str | None = Field(default=None, min_length=1)
     """Another model that teaches; it is fine-tuned on the task first. Otherwise the base itself, fine-tuned."""
     student_layers: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """Sizes of students, in layers. Otherwise 1 2 3 4 and then every second number below the base's."""
-
+    """Sizes of students that are cut from the base, in layers. Otherwise none where `students` names models, and else
+    1 2 3 4 and then every second number below the base's."""
+    students: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], ONE_OR_MORE, Field(min_length=1)] | None = None
+    """Other pretrained models that may be students, such as smaller ones of the base's family."""
     vocabulary: Literal["full", "task"] = "full"
     """What students keep of the base's vocabulary: all of it, or what train and unlabeled use and a tenth more."""
 

@@ -1,7 +1,8 @@
 """How numbers and plans are said to people: one wording for the terminal, the report and the reasons of a choice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from spaces.methods.start_from import StartFrom
 from spaces.objectives import OBJECTIVES, QUALITY_METRICS
 from spaces.plan import Plan
 from spaces.shape import Shape
@@ -71,12 +72,27 @@ def say_layers(num_layers: int | None) -> str:
     return "1 layer" if num_layers == 1 else f"{num_layers} layers"
 
 
-def say_shape(shape: Shape, base_layers: int | None = None) -> str:
-    """The size of a model in layers, in tokens where its vocabulary is cut, and what was added to the layers; all of
-    them are ``base_layers``, if that is known.
+def say_size(shape: Shape, base_layers: int | None = None, *, names: Mapping[str, str] | None = None) -> str:
+    """The name of a student that is a model of its own, where ``names`` has it by fingerprint; else the size of the
+    model in layers, of which all are ``base_layers``, if that is known.
     """
+    return (names or {}).get(shape.base) or say_layers(shape.num_layers or base_layers)
+
+
+def say_shape(shape: Shape, base_layers: int | None = None, *, names: Mapping[str, str] | None = None) -> str:
+    """As ``say_size``, and how many tokens are left where the vocabulary is cut, and what was added to the layers."""
     tokens = "" if shape.vocab_size is None else f", {shape.vocab_size:,} tokens"
-    return " + ".join([say_layers(shape.num_layers or base_layers) + tokens, *shape.details])
+    return " + ".join([say_size(shape, base_layers, names=names) + tokens, *shape.details])
+
+
+def say_students(sizes: Sequence[int], names: Sequence[str]) -> str:
+    """Students cut to these numbers of layers, and models of these names: 1, 2 layers and bert-tiny."""
+    return say_list([*([f"{', '.join(map(str, sizes))} layers"] if sizes else []), *names])
+
+
+def student_names(plan: Plan) -> Mapping[str, str]:
+    """The name of the model of its own that a plan begins at, by fingerprint; nothing where it begins at the base."""
+    return {stage.model: stage.name for stage in plan.stages if isinstance(stage, StartFrom)}
 
 
 def say_plan(plan: Plan) -> str:

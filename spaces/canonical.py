@@ -28,6 +28,14 @@ While it has its default it is left out, so that what was made before it came is
 """
 
 
+class _Said:
+    """See ``SAID``."""
+
+
+SAID = _Said()
+"""Marks a field of a stage that is for people alone: it is written down, but no part of the plan's fingerprint."""
+
+
 class Frozen(BaseModel):
     """Immutable settings that refuse what they do not know."""
 
@@ -67,6 +75,11 @@ def identifying_fields(model: BaseModel) -> dict[str, Any]:
         for name, field in type(model).model_fields.items()
         if (value := getattr(model, name)) != field.default or LATER not in field.metadata
     }
+
+
+def is_said(model: BaseModel, name: str) -> bool:
+    """Whether the field called ``name`` is for people alone."""
+    return SAID in type(model).model_fields[name].metadata
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -8,7 +8,7 @@ from spaces.choosers import Chooser, MiddleChooser, RecordingChooser, Value
 from spaces.plan import Plan
 from spaces.ranges import Choice
 from spaces.shape import Shape
-from spaces.space import Space
+from spaces.space import CUT, Space
 from spaces.strategy import Strategy
 
 
@@ -33,27 +33,37 @@ def draw(space: Space, chooser: Chooser) -> Draw:
 
 def opening(space: Space) -> Iterator[Draw]:
     """The first plans of a search: each strategy once at its defaults, students spread over the sizes."""
-    sizes = sorted(space.student_layers, reverse=True)
+    sizes = _sizes(space)
     students = 0
     for name in space.strategies:
         defaults: dict[str, Value] = {span.name: span.default for span in {**PARAMETERS, **space.narrowed}.values()}
         defaults["strategy"] = name
         if CATALOGUE[name].student:
-            defaults["student_layers"] = sizes[students % len(sizes)]
+            defaults |= sizes[students % len(sizes)]
             students += 1
         yield draw(space, MiddleChooser(defaults))
+
+
+def _sizes(space: Space) -> list[dict[str, Value]]:
+    """What has to be picked for each size of a student, the deepest first."""
+    cuts: list[tuple[int, dict[str, Value]]] = [
+        (size, {"student": CUT, "student_layers": size}) for size in space.student_layers
+    ]
+    own: list[tuple[int, dict[str, Value]]] = [(found.num_layers, {"student": found.name}) for found in space.students]
+    return [picks for _, picks in sorted([*cuts, *own], key=lambda one: one[0], reverse=True)]
 
 
 def shapes(space: Space) -> list[Shape]:
     """Every shape that a plan of ``space`` can end in, and the base itself (the reference); students first."""
     ends = [shape for name in space.strategies for shape in CATALOGUE[name].ends_in(space)]
-    return sorted(dict.fromkeys([*ends, space.reference]), key=lambda shape: shape.num_layers or space.base_layers)
+    return sorted(dict.fromkeys([*ends, space.reference]), key=space.num_layers)
 
 
 def restrict(space: Space, feasible: Callable[[Shape], bool]) -> Space:
     """``space`` without the sizes that are not feasible, and without strategies that could end in such a shape."""
     layers = tuple(k for k in space.student_layers if feasible(space.shape(k)))
-    left = replace(space, student_layers=layers)
+    own = tuple(student for student in space.students if feasible(Shape(base=student.model)))
+    left = replace(space, student_layers=layers, students=own)
     for name in space.strategies:
         left = _narrow(left, CATALOGUE[name], feasible)
     names = [name for name in space.strategies if _stays(CATALOGUE[name].ends_in(left), feasible)]

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from spaces.canonical import canonical_json, fingerprint, identifying_fields
+from spaces.canonical import canonical_json, fingerprint, identifying_fields, is_said
 from spaces.stages import Chain, Stage, Training
 
 
@@ -50,7 +50,11 @@ def _identity(chain: Chain) -> dict[str, Any]:
 
 
 def _stage_identity(stage: Stage) -> dict[str, Any]:
-    fields = {name: _chains_by_identity(value) for name, value in identifying_fields(stage).items()}
+    fields = {
+        name: _chains_by_identity(value)
+        for name, value in identifying_fields(stage).items()
+        if not is_said(stage, name)
+    }
     return {**fields, "version": stage.version}
 
 

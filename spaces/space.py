@@ -12,6 +12,20 @@ from spaces.ranges import Choice, Parameter, Range
 from spaces.shape import Shape
 from spaces.stages import Optimisation, Stage
 
+CUT = "cut"
+"""In the place of a model's name: the student is cut from the base."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """A pretrained model that may be a student."""
+
+    name: str
+    """What people call it; no other student's, and not ``CUT``."""
+    model: str
+    """Fingerprint of its content."""
+    num_layers: int
+
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
@@ -24,7 +38,9 @@ class Space:
     seed: int
     strategies: tuple[str, ...]
     student_layers: tuple[int, ...]
-    """Sizes of students, in layers."""
+    """Sizes of students that are cut from the base, in layers."""
+    students: tuple[Student, ...] = ()
+    """Students that are models of their own."""
     narrowed: Mapping[str, Parameter] = field(default_factory=dict)
     """The parameters that the user changed, by name; all others vary as their strategy says."""
     teacher_recipes: Mapping[str, Optimisation]
@@ -49,6 +65,16 @@ class Space:
         """The shape of a student of ``num_layers``."""
         shape = Shape(base=self.base, num_layers=None if num_layers == self.base_layers else num_layers)
         return self.vocabulary.reshape(shape) if self.vocabulary else shape
+
+    @property
+    def student_shapes(self) -> tuple[Shape, ...]:
+        """Every shape in which a student may begin."""
+        return (*map(self.shape, self.student_layers), *(Shape(base=student.model) for student in self.students))
+
+    def num_layers(self, shape: Shape) -> int:
+        """The number of layers of a shape of this space."""
+        own = {student.model: student.num_layers for student in self.students}
+        return shape.num_layers or own.get(shape.base, self.base_layers)
 
     @property
     def reference(self) -> Shape:
@@ -92,6 +118,14 @@ class Space:
             batch_size=self.batch_size,
         )
 
+    def own_student(self, chooser: Chooser) -> Student | None:
+        """A pretrained model for the student; None: it is cut from the base. Nothing is asked where no model may be."""
+        if not self.students:
+            return None
+        by_name = {student.name: student for student in self.students}
+        options = (*([CUT] if self.student_layers else []), *by_name)
+        return by_name.get(str(chooser.categorical("student", options)))
+
     def student_size(self, chooser: Chooser) -> int:
-        """A number of layers for the student."""
+        """A number of layers for a student that is cut from the base."""
         return int(chooser.categorical("student_layers", self.student_layers))

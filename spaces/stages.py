@@ -56,6 +56,13 @@ class Stage(Frozen):
         return ()
 
     @property
+    def start(self) -> str | None:
+        """Fingerprint of the pretrained model at which a chain begins that has this for its first stage; None: at its
+        base.
+        """
+        return None
+
+    @property
     def reader(self) -> str | None:
         """Fingerprint of the vocabulary by which the model reads after the stage; None: by the one before."""
         return None
@@ -122,7 +129,15 @@ class Chain(Frozen):
     def _follow(self) -> "Chain":
         # Asked for what it raises: a stage that cannot follow those before it.
         _ = self.shape
+        if late := [stage for stage in self.stages[1:] if stage.start is not None]:
+            raise ValueError(f"`{late[0].say()}` must be the first stage, or what comes before it is lost")
         return self
+
+    @property
+    def start(self) -> str:
+        """Fingerprint of the pretrained model whose weights the first stage is given."""
+        own = self.stages[0].start if self.stages else None
+        return self.base if own is None else own
 
     @property
     def shape(self) -> Shape:
@@ -139,7 +154,7 @@ class Chain(Frozen):
 
     @property
     def reader(self) -> str:
-        """What tells whose tokens the model reads: the base's fingerprint, or that of a cut vocabulary."""
+        """What tells whose tokens the model reads: the fingerprint of a pretrained model, or of a cut vocabulary."""
         return next((stage.reader for stage in reversed(self.stages) if stage.reader is not None), self.base)
 
     def say_teacher(self) -> str:

@@ -19,7 +19,7 @@ from spaces.methods.vocabulary import KeepVocabulary
 from spaces.needs import NEEDS
 from spaces.plan import Plan
 from spaces.ranges import Choice
-from spaces.space import Space
+from spaces.space import CUT, Space, Student
 from spaces.stages import Optimisation, Training
 
 
@@ -44,13 +44,19 @@ def _ranges(draw_):
 @st.composite
 def _spaces(draw_):
     total = draw_(st.integers(1, 24))
+    students = tuple(
+        Student(name=f"small-{layers}", model=f"{layers}" * 64, num_layers=layers)
+        for layers in draw_(st.sets(st.integers(1, 9), max_size=2))
+    )
+    sizes = tuple(sorted(draw_(st.sets(st.integers(1, total), min_size=not students, max_size=5))))
     return Space(
         base="b" * 64,
         base_layers=total,
         data="d" * 64,
         seed=draw_(st.integers(0, 9)),
         strategies=tuple(draw_(st.lists(st.sampled_from(sorted(CATALOGUE)), min_size=1, unique=True))),
-        student_layers=tuple(sorted(draw_(st.sets(st.integers(1, total), min_size=1, max_size=5)))),
+        student_layers=sizes,
+        students=students,
         narrowed=draw_(_ranges()),
         teacher_recipes={
             "a": Optimisation(learning_rate=1e-4, epochs=3),
@@ -81,8 +87,11 @@ def test_every_draw_is_a_member_and_can_be_drawn_again(space, seed):
 def test_every_value_is_within_its_range(space, seed):
     found = _random(space, seed)
     strategy = CATALOGUE[found.strategy]
-    assert set(found.params) <= {span.name for span in strategy.parameters} | {"student_layers", "teacher"}
-    assert ("student_layers" in found.params) is strategy.student
+    assert set(found.params) <= {span.name for span in strategy.parameters} | {"student", "student_layers", "teacher"}
+    cut = found.params.get("student", CUT) == CUT
+    assert ("student" in found.params) is (strategy.student and bool(space.students))
+    assert ("student_layers" in found.params) is (strategy.student and cut)
+    assert cut is (found.plan.start == space.base)
     taught = "teacher" in strategy.needs or found.params.get("rationales") == "teacher"
     assert ("teacher" in found.params) is taught
     for name, value in found.params.items():
@@ -211,12 +220,13 @@ def test_the_opening_stands_at_the_defaults_and_spreads_the_sizes():
 @given(_spaces(), st.integers(0, 24), _SEEDS)
 def test_restrict_takes_out_what_is_not_feasible(space, most, seed):
     def feasible(shape):
-        return (shape.num_layers or space.base_layers) <= most
+        return space.num_layers(shape) <= most
 
     left = restrict(space, feasible)
     assert left.student_layers == tuple(size for size in space.student_layers if size <= most)
+    assert left.students == tuple(student for student in space.students if student.num_layers <= most)
     for name in space.strategies:
-        ends = CATALOGUE[name].ends_in(replace(space, student_layers=left.student_layers))
+        ends = CATALOGUE[name].ends_in(replace(space, student_layers=left.student_layers, students=left.students))
         assert (name in left.strategies) is (bool(ends) and all(map(feasible, ends)))
     if left.strategies:
         assert feasible(_random(left, seed).plan.shape)

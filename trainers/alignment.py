@@ -63,7 +63,7 @@ def alignment(student: Any, feature: Feature, teacher: Plan, job: Job) -> Iterat
         ModelError: the teacher is not trained, or reads other tokens than the student.
     """
     context = job.context
-    if reason := unlike_tokens(context, base=job.plan.base, teacher=teacher.base):
+    if reason := unlike_tokens(context, base=job.plan.start, teacher=teacher.base):
         raise ModelError(f"teacher {teacher.fingerprint[:12]}… cannot be aligned with token by token: {reason}")
     expert = trained_teacher(teacher, context).requires_grad_(False)
     longest = int(split_tokens(context, base=job.plan.reader, split="train").lengths.max())
@@ -89,8 +89,10 @@ def unlike_tokens(context: Context, *, base: str, teacher: str) -> str | None:
 
 
 def _base_ids(student: Plan, context: Context) -> Tensor | None:
-    """The base's id of each token of ``student``, and so the teacher's; None where they are its own."""
-    return None if student.reader == student.base else torch.from_numpy(kept_of(student.reader, context))
+    """The id that each token of ``student`` has in the model it began at, and so the teacher's; None where it has kept
+    them.
+    """
+    return None if student.reader == student.start else torch.from_numpy(kept_of(student.reader, context))
 
 
 def _say_ids(ids: list[int]) -> str:

@@ -34,11 +34,12 @@ def inspect_causal(reference: str) -> ModelInfo:
     return info
 
 
-def check_same_tokens(student: ModelInfo, teacher: ModelInfo, *, max_tokens: int) -> None:
+def check_same_tokens(student: ModelInfo, teacher: ModelInfo, *, max_tokens: int, way_out: str) -> None:
     """A teacher's distribution over tokens means something only to a student that reads and writes the same tokens.
 
     Raises:
-        ModelError: their vocabularies differ, names both sizes; or rows of up to ``max_tokens`` are cut in one alone.
+        ModelError: their vocabularies differ, names both sizes and ends in ``way_out``; or rows of up to ``max_tokens``
+            are cut in one alone.
     """
     shorter, longer = sorted((min(max_tokens, student.max_tokens), min(max_tokens, teacher.max_tokens)))
     if shorter != longer:
@@ -52,7 +53,7 @@ def check_same_tokens(student: ModelInfo, teacher: ModelInfo, *, max_tokens: int
     raise ModelError(
         f"{teacher.reference} cannot teach {student.reference}: it has {teacher.vocab_size} tokens, the student "
         f"{student.vocab_size}{', and they are not the same ones' if same_size else ''}; name a teacher with the "
-        "student's own vocabulary, or leave model.teacher out: the base, fine-tuned, then teaches"
+        f"student's own vocabulary, or {way_out}"
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from spaces.canonical import fingerprint
 from spaces.methods.cut import SelectLayers
+from spaces.methods.start_from import StartFrom
 from spaces.shape import Adapters
 from trainers.model_files import (
     TOKENIZER_FILES,
@@ -242,6 +243,11 @@ def select_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTraine
             f"layer ({differing[0]}); keep layer 0"
         )
     return student.train(model.training)
+
+
+def start_from(model: "PreTrainedModel", stage: StartFrom, *, context: Any) -> "PreTrainedModel":  # noqa: ARG001
+    """Carry out a ``StartFrom`` stage: ``model`` is the other model already, since that is a chain's first stage."""
+    return model
 
 
 def cut(model: "PreTrainedModel", stage: SelectLayers, *, context: Any) -> "PreTrainedModel":  # noqa: ARG001

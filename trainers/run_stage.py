@@ -136,7 +136,7 @@ def _start_model(job: Job) -> Any:
     """The model that the job's stage begins with: what was trained before it, cut as the plan says."""
     plan, context = job.plan, job.context
     start = _trained_start(plan)
-    folder = _find(start, context).folder if start else context.base_folder(plan.base)
+    folder = _find(start, context).folder if start else context.base_folder(plan.start)
     dropout = job.optimisation.dropout
     model = kind_of(context).load(folder, context, dropout=dropout, seed=plan.seed)
     for stage in plan.stages[len(start.stages) if start else 0 : -1]:

@@ -6,7 +6,7 @@ from html import escape
 from search.ablation import Ablation, Batch, Member
 from search.report.axes import Figure, layout, ticks
 from search.report.colours import COLOURS, colour
-from search.words import say, say_interval, say_name, say_shape
+from search.words import say, say_interval, say_name
 
 
 def batch_figures(ablation: Ablation, metric: str) -> dict[str, Figure]:
@@ -38,7 +38,7 @@ def describe(member: Member, by: str) -> str:
     record = member.record
     parts = {
         "strategy": record.strategy,
-        "student_layers": say_shape(member.shape),
+        "student_layers": member.size,
         "precision": record.precision,
     }
     return ", ".join(text for name, text in parts.items() if name != by)

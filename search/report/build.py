@@ -8,10 +8,11 @@ from typing import Any
 from search.ablation import Ablation, read_ablation
 from search.records import Record
 from search.report.importance import Importance, importance
-from search.run import Confirmed, Run, shape_of
+from search.run import Confirmed, Run, described
 from search.select import Choice, NoChoice
-from search.words import say_plan, say_shape
+from search.words import say_plan, say_shape, student_names
 from spaces.plan import Plan
+from spaces.shape import Shape
 from spaces.targets import TARGETS
 
 _BESIDE = ("forgetting", "overfit")
@@ -64,7 +65,7 @@ class TargetView:
 class BestAtSize:
     """The best variant of a strategy at a size and precision."""
 
-    num_layers: int | None
+    size: str
     strategy: str
     precision: str
     record: Record
@@ -119,7 +120,7 @@ class Report:
     counts: Mapping[str, int]
     """Trials by how they ended."""
     costs: tuple[Mapping[str, Any], ...]
-    """Rows of the cost table."""
+    """Rows of the cost table, each with its `size` in words."""
     time: TimeUse
     spec_text: str
     seed: int
@@ -144,7 +145,7 @@ def build(run: Run) -> Report:
         notes=run.notes,
         ended=tuple(_ended(record) for record in records if record.status != "complete"),
         counts=_counts(records),
-        costs=tuple(run.cost_table.to_pylist()) if run.cost_table is not None else (),
+        costs=_costs(run),
         time=_time(records),
         spec_text=run.spec_text,
         seed=int((run.spec.get("search") or {}).get("seed", 0)),
@@ -188,7 +189,7 @@ def _point(run: Run, record: Record, on_front: set[str], choice: Choice | None) 
     return Point(
         record=record,
         plan=say_plan(Plan.model_validate_json(record.plan)),
-        size=say_shape(shape_of(record)),
+        size=described(record),
         on_front=record.record_id in on_front,
         chosen=choice is not None and choice.record.record_id == record.record_id,
         feasible=run.goals.feasible(record, baseline=run.baseline_quality),
@@ -200,7 +201,7 @@ def _best(run: Run) -> tuple[BestAtSize, ...]:
     by_id = {record.record_id: record for record in run.records}
     return tuple(
         BestAtSize(
-            num_layers=row["num_layers"],
+            size=row["size"],
             strategy=row["strategy"],
             precision=row["precision"],
             record=by_id[row["record_id"]],
@@ -208,6 +209,16 @@ def _best(run: Run) -> tuple[BestAtSize, ...]:
         )
         for row in run.best_by_size().to_pylist()
     )
+
+
+def _costs(run: Run) -> tuple[Mapping[str, Any], ...]:
+    rows = run.cost_table.to_pylist() if run.cost_table is not None else []
+    plans = [Plan.model_validate_json(record.plan) for record in run.records if record.plan]
+    # Only plans tell names, and a model may not have been tried.
+    names = {row["base"]: f"model {row['base'][:12]}…" for row in rows} | {plan.base: "" for plan in plans}
+    for plan in plans:
+        names |= student_names(plan)
+    return tuple(row | {"size": say_shape(Shape.of_row(row), names=names if plans else None)} for row in rows)
 
 
 def _ended(record: Record) -> Ended:
@@ -225,7 +236,7 @@ def _ended(record: Record) -> Ended:
 
 
 def _what(record: Record) -> str:
-    words = [record.strategy, say_shape(shape_of(record)) if record.plan else str(record.params.get("size", ""))]
+    words = [record.strategy, described(record) if record.plan else str(record.params.get("size", ""))]
     if record.status == "infeasible":
         words += [record.precision, f"on {record.target}"]
     return ", ".join(word for word in words if word)

@@ -10,7 +10,7 @@ from search.report.axes import Figure, layout, level, near_front, quality_axis, 
 from search.report.batch_figures import batch_figures
 from search.report.build import BestAtSize, Point, Report, TargetView
 from search.report.colours import COLOURS, MUTED, colour
-from search.words import say, say_interval, say_layers, say_name
+from search.words import say, say_interval, say_name
 from spaces.catalogue import CATALOGUE
 from spaces.objectives import OBJECTIVES
 
@@ -60,16 +60,16 @@ def best_by_size(report: Report) -> Figure:
     """The best of each strategy at each size, at the precision that has most of them (fp32 where there is a tie)."""
     precision = main_precision(report.best)
     rows = [row for row in report.best if row.precision == precision]
-    sizes = sorted({row.num_layers for row in rows}, key=lambda size: size or 10**6)
+    sizes = list(dict.fromkeys(row.size for row in rows))
     strategies = sorted({row.strategy for row in rows}, key=_order)
     traces = []
     for index, name in enumerate(strategies):
         own = [row for row in rows if row.strategy == name]
         # Side by side, so that intervals at one size do not cover each other.
         shift = 0.07 * (index - (len(strategies) - 1) / 2)
-        traces.append(_best_trace(own, name, [sizes.index(row.num_layers) + shift for row in own], report.metric))
+        traces.append(_best_trace(own, name, [sizes.index(row.size) + shift for row in own], report.metric))
     frame = layout(x="size", y=quality_axis(report.metric))
-    frame["xaxis"] |= {"tickvals": list(range(len(sizes))), "ticktext": [say_layers(size) for size in sizes]}
+    frame["xaxis"] |= {"tickvals": list(range(len(sizes))), "ticktext": [escape(size) for size in sizes]}
     return {"data": traces, "layout": frame}
 
 
@@ -219,7 +219,7 @@ def _best_trace(rows: Sequence[BestAtSize], name: str, x: Sequence[float], metri
         "name": escape(name),
         "x": list(x),
         "y": [row.record.quality for row in rows],
-        "text": [f"{escape(name)}, {say_layers(row.num_layers)}: {_quality(row, metric)}" for row in rows],
+        "text": [f"{escape(name)}, {escape(row.size)}: {_quality(row, metric)}" for row in rows],
         "hovertemplate": "%{text}<extra></extra>",
         "line": {"color": colour(name), "width": 2},
         "marker": {"color": colour(name), "size": 9},

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from search.records import Record
 from search.run import num_layers
+from spaces.space import CUT
 
 MIN_TRIALS = 8
 _TREES, _REPEATS = 100, 10
@@ -64,8 +65,12 @@ def _table(rows: Sequence[Record]) -> tuple[list[str], NDArray[np.float64]]:
         row.pop("student_layers", None)
     largest = max((row["size"] or 0 for row in settings), default=0)
     for row in settings:
-        # How many layers the base has is not written in a plan; a forest only asks for the order.
-        row["size"] = row["size"] or largest + 1
+        if row.get("student", CUT) != CUT:
+            # Layers of another model do not compare; which model it is tells more.
+            del row["size"]
+        else:
+            # How many layers the base has is not written in a plan; a forest only asks for the order.
+            row["size"] = row["size"] or largest + 1
     names = sorted({name for row in settings for name in row})
     columns = {name: _numbers([row.get(name) for row in settings]) for name in names}
     varying = [name for name in names if np.ptp(columns[name]) > 0]

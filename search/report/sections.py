@@ -8,9 +8,8 @@ from search.report.ablation_section import ablation_section
 from search.report.build import BestAtSize, Ended, Point, Report, TargetView
 from search.report.figures import main_precision, x_axis
 from search.report.pieces import identity, named, number, plot, section, short, table, variant
-from search.words import say, say_duration, say_interval, say_layers, say_list, say_name, say_shape
+from search.words import say, say_duration, say_interval, say_list, say_name
 from spaces.objectives import OBJECTIVES
-from spaces.shape import Shape
 
 _COSTS = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j")
 _BETTER = {"max": "Up", "min": "Down"}
@@ -104,7 +103,7 @@ def _best(report: Report, plots: Mapping[str, Any]) -> str:
 def _best_row(row: BestAtSize, metric: str) -> list[str]:
     record = row.record
     return [
-        variant(row.strategy, f"{say_layers(row.num_layers)}, {row.precision}"),
+        variant(row.strategy, f"{row.size}, {row.precision}"),
         number(say(metric, record.quality), say_interval(metric, record.quality_low, record.quality_high)),
         number(say(metric, row.test.value) if row.test else "–"),
         number(say("latency_ms", record.latency_ms)),
@@ -159,7 +158,7 @@ def _costs(report: Report) -> str:
         return ""
     shown = [name for name in _COSTS if any(row.get(name) is not None for row in report.costs)]
     rows = [
-        [short(say_shape(Shape.of_row(row))), short(str(row.get("precision", ""))), _cost_target(row)]
+        [short(row["size"]), short(str(row.get("precision", ""))), _cost_target(row)]
         + [number(say(name, row.get(name))) for name in shown]
         for row in report.costs
     ]

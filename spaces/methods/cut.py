@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from spaces.choosers import Chooser
+from spaces.methods.start_from import StartFrom
 from spaces.shape import Shape
 from spaces.space import Space
 from spaces.stages import Stage
@@ -34,9 +35,11 @@ class SelectLayers(Stage):
 
 
 def cut(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
-    """The stages that leave a picked number of the base's layers, and the part of its vocabulary that the space names;
-    nothing where that is all of it.
+    """How a student begins: with a picked number of the base's layers and the part of its vocabulary that the space
+    names, without a stage where that is all of it; or at a picked model of its own.
     """
+    if (own := space.own_student(chooser)) is not None:
+        return (StartFrom(model=own.model, name=own.name),)
     num_layers = space.student_size(chooser)
     begin = () if space.vocabulary is None else (space.vocabulary,)
     if num_layers == space.base_layers:

@@ -9,7 +9,7 @@ from spaces.choosers import Chooser
 from spaces.methods.cut import cut
 from spaces.methods.features import RELATION_HEADS, Feature, pick_feature
 from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE, Finetune
-from spaces.methods.teachers import expert, student_start
+from spaces.methods.teachers import expert, from_expert
 from spaces.ranges import Choice, Range
 from spaces.space import Space
 from spaces.stages import Chain, Stage, Taught
@@ -75,14 +75,14 @@ def _finetune_then_distill(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     teacher, begin = expert(space, chooser), cut(space, chooser)
     alpha = space.real(chooser, ALPHA)
     distill = distill_stage(space, chooser, teacher, alpha=alpha, alpha_end=alpha)
-    return (*student_start(space, teacher), *begin, distill)
+    return (*from_expert(space, teacher, begin), distill)
 
 
 def _distill_then_finetune(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     teacher, begin = expert(space, chooser), cut(space, chooser)
     distill = distill_stage(space, chooser, teacher, alpha=1.0, alpha_end=1.0)
     polish = Finetune(optimisation=space.optimisation(chooser, POLISH_LEARNING_RATE, POLISH_EPOCHS))
-    return (*student_start(space, teacher), *begin, distill, polish)
+    return (*from_expert(space, teacher, begin), distill, polish)
 
 
 def _dft(space: Space, chooser: Chooser) -> tuple[Stage, ...]:

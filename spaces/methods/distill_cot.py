@@ -126,8 +126,7 @@ def _written(space: Space, chooser: Chooser) -> Written:
 
 
 def _shapes(space: Space) -> tuple[Shape, ...]:
-    sizes = [space.shape(num_layers) for num_layers in space.student_layers]
-    modes = space.options(COT_MODE)
+    sizes, modes = space.student_shapes, space.options(COT_MODE)
     return tuple(size.model_copy(update={"reasons": mode == "generate"}) for mode in modes for size in sizes)
 
 

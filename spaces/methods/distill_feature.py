@@ -7,7 +7,7 @@ from spaces.methods.cut import cut
 from spaces.methods.distill import ALPHA, TEMPERATURE, distill_stage
 from spaces.methods.features import RELATION_HEADS, Feature, pick_feature
 from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
-from spaces.methods.teachers import expert, student_start
+from spaces.methods.teachers import expert, from_expert
 from spaces.ranges import Choice, Range
 from spaces.space import Space
 from spaces.stages import Chain, Stage, Taught
@@ -48,7 +48,7 @@ def _distill_feature(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     )
     alpha = space.real(chooser, ALPHA)
     answers = distill_stage(space, chooser, teacher, alpha=alpha, alpha_end=alpha)
-    return (*student_start(space, teacher), *begin, align, answers)
+    return (*from_expert(space, teacher, begin), align, answers)
 
 
 DISTILL_FEATURE = Strategy(

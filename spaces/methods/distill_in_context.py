@@ -144,8 +144,7 @@ def _expert(space: Space, optimisation: Optimisation, shared: dict[str, Any]) ->
 
 
 def _shapes(space: Space) -> tuple[Shape, ...]:
-    sizes = [space.shape(num_layers) for num_layers in space.student_layers]
-    shots = space.options(NUM_DEMONSTRATIONS)
+    sizes, shots = space.student_shapes, space.options(NUM_DEMONSTRATIONS)
     return tuple(size.model_copy(update={"num_shots": count}) for count in shots for size in sizes)
 
 

@@ -8,7 +8,7 @@ from spaces.choosers import Chooser
 from spaces.methods.cut import cut
 from spaces.methods.distill import ALPHA, TEMPERATURE, Distill
 from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
-from spaces.methods.teachers import expert, student_start
+from spaces.methods.teachers import expert, from_expert
 from spaces.ranges import Range
 from spaces.space import Space
 from spaces.stages import Stage, Taught
@@ -54,7 +54,7 @@ def _quantized_distill(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
         teacher=teacher,
         temperature=temperature,
     )
-    return (*student_start(space, teacher), *begin, full, quantized)
+    return (*from_expert(space, teacher, begin), full, quantized)
 
 
 QUANTIZED_DISTILL = Strategy(

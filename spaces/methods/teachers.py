@@ -17,6 +17,9 @@ def expert(space: Space, chooser: Chooser) -> Chain:
     return Chain(base=space.teacher_base or space.base, stages=(stage,))
 
 
-def student_start(space: Space, teacher: Chain) -> tuple[Stage, ...]:
-    """Where a student begins: at the expert itself, or at the base where another model teaches."""
-    return teacher.stages if teacher.base == space.base else ()
+def from_expert(space: Space, teacher: Chain, begin: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """How a student begins that is cut from the expert itself: its training, then ``begin``. That alone where student
+    and teacher come from different models.
+    """
+    apart = teacher.base != space.base or any(stage.start is not None for stage in begin)
+    return begin if apart else (*teacher.stages, *begin)

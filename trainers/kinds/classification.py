@@ -48,17 +48,29 @@ class Classification:
     def inspect(self, reference: str) -> ModelInfo:
         return inspect_model(reference)
 
-    def check(self, task: Task, *, base: ModelInfo, teacher: ModelInfo | None, precisions: Sequence[Precision]) -> None:
+    def check(
+        self,
+        task: Task,
+        *,
+        base: ModelInfo,
+        teacher: ModelInfo | None,
+        students: Sequence[ModelInfo],
+        precisions: Sequence[Precision],
+    ) -> None:
         """Any two encoders go together: each reads the texts in its own way."""
 
-    def lacking(self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None) -> Lacking:
-        if teacher is None:
-            return {}
-        where = unlike_tokens(context, base=base.fingerprint, teacher=teacher.fingerprint)
-        if where is None:
-            return {}
-        reason = f"{teacher.reference} does not read the tokens of {base.reference}: {where}"
-        return {"same_tokens": f"{reason}; name a teacher with the same tokenizer, or leave model.teacher out"}
+    def lacking(
+        self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None, students: Sequence[ModelInfo]
+    ) -> Lacking:
+        teaches = teacher or base
+        for student in (base, *students):
+            where = unlike_tokens(context, base=student.fingerprint, teacher=teaches.fingerprint)
+            if where is not None:
+                listed = f"leave {student.reference} out of model.students"
+                reason = f"{teaches.reference} does not read the tokens of {student.reference}: {where}"
+                way_out = "leave model.teacher out" if student is base else listed
+                return {"same_tokens": f"{reason}; name a teacher with the same tokenizer, or {way_out}"}
+        return {}
 
     def keep_vocabulary(self, rows: TaskRows, base: ModelInfo, context: Context) -> KeepVocabulary:
         learnt = [rows.train, *([rows.unlabeled] if rows.unlabeled else [])]

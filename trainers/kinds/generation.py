@@ -52,13 +52,31 @@ class Generation:
     def inspect(self, reference: str) -> ModelInfo:
         return inspect_causal(reference)
 
-    def check(self, task: Task, *, base: ModelInfo, teacher: ModelInfo | None, precisions: Sequence[Precision]) -> None:
+    def check(
+        self,
+        task: Task,
+        *,
+        base: ModelInfo,
+        teacher: ModelInfo | None,
+        students: Sequence[ModelInfo],
+        precisions: Sequence[Precision],
+    ) -> None:
         for precision in precisions:
             check_precision(precision)
-        if teacher is not None:
-            check_same_tokens(base, teacher, max_tokens=task.max_tokens)
+        for student in (base, *students):
+            out = "leave model.teacher out: the base, fine-tuned, then teaches"
+            if student is not base:
+                out = f"leave {student.reference} out of model.students"
+            check_same_tokens(student, teacher or base, max_tokens=task.max_tokens, way_out=out)
 
-    def lacking(self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None) -> Lacking:  # noqa: ARG002
+    def lacking(
+        self,
+        context: Context,
+        *,
+        base: ModelInfo,
+        teacher: ModelInfo | None,  # noqa: ARG002
+        students: Sequence[ModelInfo],  # noqa: ARG002
+    ) -> Lacking:
         """Labels alone: ``check`` refuses a teacher that does not read the student's tokens."""
         problem = why_no_labels(Demonstrations(_train_tokens(base.fingerprint, context)).labels)
         return {} if problem is None else {"labels": problem}

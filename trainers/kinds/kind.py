@@ -69,10 +69,20 @@ class Kind(Protocol):
     def inspect(self, reference: str) -> ModelInfo:
         """A pretrained model of the user's, found and checked without loading its weights. Raises ``ModelError``."""
 
-    def check(self, task: Task, *, base: ModelInfo, teacher: ModelInfo | None, precisions: Sequence[Precision]) -> None:
+    def check(
+        self,
+        task: Task,
+        *,
+        base: ModelInfo,
+        teacher: ModelInfo | None,
+        students: Sequence[ModelInfo],
+        precisions: Sequence[Precision],
+    ) -> None:
         """That these models can serve the task and each other, at these precisions, here. Raises ``ModelError``."""
 
-    def lacking(self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None) -> Lacking:
+    def lacking(
+        self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None, students: Sequence[ModelInfo]
+    ) -> Lacking:
         """The needs of strategies and options that these models, their rows tokenised, or this machine do not meet."""
 
     def keep_vocabulary(self, rows: Any, base: ModelInfo, context: Context) -> KeepVocabulary:
