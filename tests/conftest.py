@@ -19,3 +19,8 @@ def object_store() -> Iterator[str]:
     boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **keys).create_bucket(Bucket="bucket")
     yield f"s3://key:secret@bucket/runs?endpoint_override=http://127.0.0.1:{port}&scheme=http&region=us-east-1"
     server.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start Ray come first, the longest: what is last should be short when two processes share them."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
