@@ -1,7 +1,7 @@
 """Handing over a trained variant: a folder that ``transformers`` and ONNX Runtime load, with a model card.
 
-What transformers has no modules for, adapters, is served by ONNX Runtime alone; transformers then refuses the folder,
-and the card says so.
+What transformers has no modules for, adapters, is served by what was measured alone; transformers then refuses the
+folder, and the card says so.
 It is measured again after it was written: a model that answers worse after export is an error, not a surprise.
 """
 
@@ -35,7 +35,8 @@ from transformers import pipeline
 
 model = pipeline("{task}", model="path/to/this/folder")
 ```"""
-_LOAD_ADDED = """transformers has no modules for {additions}, so it refuses the weights in this folder,
+_LOAD_ADDED = {
+    "classification": """transformers has no modules for {additions}, so it refuses the weights in this folder,
 `model.adapted.safetensors`. The graph needs ONNX Runtime alone:
 
 ```python
@@ -49,7 +50,26 @@ logits = session.run(["logits"], {{name: row[name] for name in ("input_ids", "at
 ```
 
 In torch, with distune installed: `trainers.models.load_classifier(pathlib.Path(folder), labels=[…])`, with the labels
-in the order below."""
+in the order below.""",
+    "generation": """transformers has no modules for {additions}, so it refuses the weights in this folder. With distune
+installed:
+
+```python
+from pathlib import Path
+
+from trainers.generate import greedy
+from trainers.packed import open_packed
+from transformers import AutoTokenizer
+
+folder = Path("path/to/this/folder")
+model, tokenizer = open_packed(folder / "{graph}"), AutoTokenizer.from_pretrained(folder)
+prompt = tokenizer("a prompt", return_tensors="np")["input_ids"][0]
+(ids,) = greedy(model, [prompt], max_new_tokens=64, end_ids={{tokenizer.eos_token_id}}, pad_id=0)
+print(tokenizer.decode(ids))
+```""",
+}
+_LIBRARIES = {"classification": "onnx", "generation": "distune"}
+"""What loads a model that transformers has no modules for."""
 
 
 class ExportError(Exception):
@@ -164,7 +184,7 @@ def _card(run: Run, record: Record, plan: Plan, context: Context, deployed: str)
     estimated = " (estimated)" if record.estimated else ""
     head = yaml.safe_dump(
         {
-            "library_name": "onnx" if plan.shape.additions else "transformers",
+            "library_name": _LIBRARIES[context.kind] if plan.shape.additions else "transformers",
             "pipeline_tag": _PIPELINES[context.kind],
             "base_model": next(iter(student_names(plan).values()), short_reference(run.spec["model"]["base"])),
         },
@@ -175,7 +195,7 @@ def _card(run: Run, record: Record, plan: Plan, context: Context, deployed: str)
         if confirmed
         else ""
     )
-    load = _LOAD_ADDED if plan.shape.additions else _LOAD
+    load = _LOAD_ADDED[context.kind] if plan.shape.additions else _LOAD
     load = load.format(task=_PIPELINES[context.kind], additions=" and ".join(plan.shape.additions), graph=deployed)
     return f"""---
 {head}---

@@ -8,7 +8,7 @@ from spaces.methods.adapter import AdapterTuning
 from trainers.bottleneck import adapter_parameters
 from trainers.finetune import gold_loss, new_parts
 from trainers.loop import Fitted, Job, fit
-from trainers.models import ADAPTERS, complete
+from trainers.models import add_bottlenecks
 
 
 def tune_adapters(model: Any, job: Job) -> tuple[Any, Fitted]:
@@ -20,8 +20,7 @@ def tune_adapters(model: Any, job: Job) -> tuple[Any, Fitted]:
     stage: AdapterTuning = job.stage
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed("adapters"))
-        setattr(model.config, ADAPTERS, stage.adapters.model_dump())
-        complete(model)
+        add_bottlenecks(model, stage.adapters)
     trained = {*adapter_parameters(model), *new_parts(model)}
     for parameter in model.parameters():
         parameter.requires_grad_(parameter in trained)

@@ -50,8 +50,13 @@ def insert(model: Any, adapters: Adapters, family: "Family") -> None:
     for place in _places(model, adapters, family):
         if hasattr(place, _NAME):
             raise ModelError("the model has adapters already; fine-tune it in full, or begin at its own base")
-        place.add_module(_NAME, Bottleneck(size, max(1, size // adapters.reduction)).to(place.weight.device))
-        place.register_forward_hook(_adapt)
+        _put_behind(place, Bottleneck(size, max(1, size // adapters.reduction)).to(place.weight.device))
+
+
+def hand_over(place: nn.Module, successor: nn.Module) -> None:
+    """Put the adapter of the linear map ``place``, if it has one, behind what is to stand there in its stead."""
+    if isinstance(adapter := getattr(place, _NAME, None), nn.Module):
+        _put_behind(successor, adapter)
 
 
 def adapter_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -82,6 +87,11 @@ def _places(model: Any, adapters: Adapters, family: "Family") -> Iterator[Any]:
     names = [family.ffn_output] if adapters.placement == "pfeiffer" else [family.attention_output, family.ffn_output]
     for layer in model.base_model.get_submodule(family.layers):
         yield from (layer.get_submodule(name) for name in names)
+
+
+def _put_behind(place: nn.Module, adapter: nn.Module) -> None:
+    place.add_module(_NAME, adapter)
+    place.register_forward_hook(_adapt)
 
 
 def _adapt(linear: Any, _inputs: Any, output: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from trainers.context import Context
 from trainers.cost import CostRow, measured_row
 from trainers.generate import start, step
 from trainers.measuring import peak_rise_mb, time_in_turn
-from trainers.models import select_layers
+from trainers.models import add_bottlenecks, select_layers
 from trainers.packed import open_packed, weight_matrix, write_packed
 from trainers.roofline import GraphFacts
 
@@ -113,11 +113,11 @@ def request_facts(model: Any, request: Request) -> GraphFacts:
 
 
 def _cut(shape: Shape, context: Context) -> Any:
-    """The base of ``shape`` with as many layers as it says."""
-    model = load_causal(context.base_folder(shape.base))
-    if shape.num_layers is None:
-        return model
-    return select_layers(model, spread(model.config.num_hidden_layers, shape.num_layers))
+    """The base of ``shape`` with as many layers as it says, and with adapters where it has them."""
+    model: Any = load_causal(context.base_folder(shape.base))
+    if shape.num_layers is not None:
+        model = select_layers(model, spread(model.config.num_hidden_layers, shape.num_layers))
+    return add_bottlenecks(model, shape.adapters) if shape.adapters else model
 
 
 def _open_and_answer(file: Path, request: Request) -> Any:

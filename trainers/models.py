@@ -275,6 +275,12 @@ def save_model(model: "PreTrainedModel", folder: Path) -> None:
         weights.chmod((folder / "config.json").stat().st_mode)
 
 
+def add_bottlenecks(model: "PreTrainedModel", adapters: Adapters) -> "PreTrainedModel":
+    """``model`` with new adapters, which its config names from now on. Raises ``ModelError`` where it has some."""
+    setattr(model.config, ADAPTERS, adapters.model_dump())
+    return complete(model)
+
+
 def complete(model: "PreTrainedModel", folder: Path | None = None) -> "PreTrainedModel":
     """``model`` with the adapters that its config names, put in now; their weights are new, or those in ``folder``.
 

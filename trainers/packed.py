@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spaces.targets import Precision
+from trainers.bottleneck import hand_over
 from trainers.causal_models import causal_config
 from trainers.model_files import ModelError
-from trainers.models import quiet_transformers
+from trainers.models import complete, quiet_transformers, variant_of
 
-FP32_FILE = "model.safetensors"
 _INT8_INPUTS = 16
 """torch reads int8 weights in blocks of so many; with 172 inputs it gave NaN for one row and crashed for four."""
 _INT4_GROUP = 32
@@ -47,7 +47,7 @@ def write_packed(model: Any, *, precision: Precision, folder: Path) -> Path:
     """
     check_precision(precision)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (FP32_FILE if precision == "fp32" else f"packed_{precision}.safetensors")
+    path = folder / (_fp32_file(model) if precision == "fp32" else f"packed_{precision}.safetensors")
     with quiet_transformers():
         model.config.save_pretrained(folder)
     _pack(model.to(_DTYPES.get(precision, torch.bfloat16)), precision, empty=False)
@@ -202,6 +202,7 @@ def _bias(module: Any) -> Tensor | None:
 
 def _replace(model: Any, name: str, module: nn.Module) -> None:
     parent, _, own = name.rpartition(".")
+    hand_over(model.get_submodule(name), module)
     setattr(model.get_submodule(parent), own, module)
 
 
@@ -242,7 +243,12 @@ def _hollow(folder: Path, dtype: torch.dtype) -> Any:
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
-        return AutoModelForCausalLM.from_config(causal_config(folder), dtype=dtype, trust_remote_code=False)
+        return complete(AutoModelForCausalLM.from_config(causal_config(folder), dtype=dtype, trust_remote_code=False))
+
+
+def _fp32_file(model: Any) -> str:
+    """As transformers calls it, so that its own loader finds it, or refuses what it cannot build."""
+    return ".".join(["model", *variant_of(model.config).values(), "safetensors"])
 
 
 def _precision(path: Path) -> Precision:

@@ -13,7 +13,7 @@ from spaces.strategy import Strategy
 
 
 class AdapterTuning(Training):
-    """Put adapters into every layer, and train them and the head alone. [Houlsby2019] [Pfeiffer2021]"""
+    """Put adapters into every layer, and train them and a classifier's head alone. [Houlsby2019] [Pfeiffer2021]"""
 
     carried_out_by = "trainers.adapters:tune_adapters"
 
@@ -60,5 +60,6 @@ ADAPTER = Strategy(
     build=_adapter,
     parameters=(ADAPTER_PLACEMENT, ADAPTER_REDUCTION, ADAPTER_LEARNING_RATE, EPOCHS),
     student=False,
+    kinds=("classification", "generation"),
     shapes=_shapes,
 )
