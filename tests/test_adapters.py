@@ -323,7 +323,9 @@ def test_every_shape_that_is_ruled_out_has_a_record_of_its_own(tmp_path: Path) -
     goals = Goals(metric="accuracy", objectives=("accuracy", "latency_ms"), constraints=constraints, targets=("cpu",))
     ledger = Ledger(Storage(tmp_path), metric="accuracy")
     settings: dict[str, Any] = {"estimated": frozenset(), "versions": {}, "clock": lambda: 0.0}
-    Clerk(ledger=ledger, goals=goals, costs=costs, base_layers=6, **settings).rule_out(shapes(space), began=0.0)
+    Clerk(ledger=ledger, goals=goals, costs=costs, base_layers=6, names={}, **settings).rule_out(
+        shapes(space), began=0.0
+    )
     assert sorted((record.record_id, record.params["size"]) for record in ledger.records) == [
         ("shape-6-fp32-cpu", "6 layers"),
         ("shape-6-houlsby-16-fp32-cpu", "6 layers + houlsby-16"),
