@@ -29,6 +29,7 @@ def lacking_in(raw: Mapping[str, Any]) -> Lacking:
         "rationales": task.get("rationale") is not None or explained,
         "domains": task.get("domain") is not None,
         "texts": metric_of(task) != "perplexity",
+        "writes": _kind(raw) == "generation",
         "int8": "int8" in (texts_in(space.get("quantization")) or PRECISIONS),
     }
     return {need: NEEDS[need].absent for need, found in there.items() if not found}
@@ -36,9 +37,22 @@ def lacking_in(raw: Mapping[str, Any]) -> Lacking:
 
 def misfits(names: Sequence[str], raw: Mapping[str, Any]) -> dict[str, str]:
     """Which of the strategies cannot serve the task of a spec, and why."""
-    lacking, kind = lacking_in(raw), str(section(raw, "task").get("kind", "classification"))
-    reasons = {name: CATALOGUE[name].misfit(kind=kind, lacking=lacking) for name in names}
+    lacking = lacking_in(raw)
+    reasons = {name: CATALOGUE[name].misfit(kind=_kind(raw), lacking=lacking) for name in names}
     return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def without_meaning(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
+    """The parameters of which a spec speaks and that its task has no use for."""
+    lacking, space = lacking_in(raw), section(section(raw, "search"), "space")
+    for parameter in PARAMETERS.values():
+        if parameter.need is not None and parameter.need in lacking and space.get(parameter.name) is not None:
+            words = f"it needs {NEEDS[parameter.need].words}, but {lacking[parameter.need]}"
+            yield ("search", "space", parameter.name), f"found a value; {words}; leave {parameter.name} out"
+
+
+def _kind(raw: Mapping[str, Any]) -> str:
+    return str(section(raw, "task").get("kind", "classification"))
 
 
 def no_options_left(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:

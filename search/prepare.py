@@ -95,7 +95,7 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
         students=named(students),
     )
     vocabulary = _vocabulary(rows, base, context, notes) if spec.model.vocabulary == "task" else None
-    space = replace(space, vocabulary=vocabulary)
+    space = replace(space, vocabulary=vocabulary, num_draws=kind.num_draws(base))
     readers = models | ({vocabulary.reader: read_cut(vocabulary, base, context.store)} if vocabulary else {})
     tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens, notes) for name, model in readers.items()}
     context = replace(context, tokens=tokens)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from search.fitting import lacking_in, misfits, no_options_left
+from search.fitting import lacking_in, misfits, no_options_left, without_meaning
 from search.spec_errors import Key, SpecError, dotted, explain
 from search.spec_file import read_yaml, resolve_paths, set_values
 from search.spec_raw import metric_of, section, texts_in
@@ -240,6 +240,7 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
         found.append((("search", "strategies"), f"{name} {reason}; leave {name} out, or write all"))
     space = section(search, "space")
     found += no_options_left(raw)
+    found += without_meaning(raw)
     precisions = texts_in(space.get("quantization"))
     found += _wrong_targets(raw)
     found += _wrong_precisions(precisions, raw)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-NeedName = Literal["teacher", "same_tokens", "unlabeled", "rationales", "domains", "texts", "labels", "int8"]
+NeedName = Literal["teacher", "same_tokens", "unlabeled", "rationales", "domains", "texts", "writes", "labels", "int8"]
 
 Lacking = Mapping[NeedName, str]
 """The needs that are not met, each with why, and the way out where there is one."""
@@ -32,6 +32,7 @@ NEEDS: Mapping[NeedName, Need] = {
     "rationales": Need("rationales", "task.rationale names no column"),
     "domains": Need("domains", "no column tells domains apart; name one in task.domain"),
     "texts": Need("a metric of what is written", "task.metric is perplexity, for which nothing is written"),
+    "writes": Need("a model that writes", "task.kind is classification"),
     # Known when the rows have been read.
     "labels": Need("responses that are labels"),
     "int8": Need("int8 among the precisions", "search.space.quantization leaves int8 out"),

@@ -21,6 +21,8 @@ class Range:
     share: bool = False
     """Whether it is a weight or a share, so that no user can take it out of 0 to 1."""
     summary: str = ""
+    need: NeedName | None = None
+    """What it has no meaning without."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Choice:
     summary: str = ""
     needs: Mapping[Value, NeedName] = field(default_factory=dict, hash=False)
     """What single options need, by option."""
+    need: NeedName | None = None
+    """What it has no meaning without."""
 
     @property
     def default(self) -> Value:

@@ -54,6 +54,8 @@ class Space:
     """Fingerprint of the training rows' domains; None: the task names no such column."""
     lacking: Lacking = field(default_factory=dict)
     """Needs that spec, models or machine do not meet: no option that has one is picked."""
+    num_draws: int | None = None
+    """Draws that are kept of a teacher's answer at each position, where not all of it is."""
     vocabulary: KeepVocabulary | None = None
     """The part of the base's vocabulary that students begin with; None: all of it."""
 
@@ -96,6 +98,10 @@ class Space:
     def choice(self, chooser: Chooser, parameter: Choice) -> Any:
         """Ask ``chooser`` for one of the options that this space leaves."""
         return chooser.categorical(parameter.name, self.options(parameter))
+
+    def opens(self, parameter: Parameter) -> bool:
+        """Whether the parameter has a meaning here."""
+        return parameter.need not in self.lacking
 
     def range(self, parameter: Range) -> Range:
         """The range as the user wants it."""

@@ -83,8 +83,8 @@ META = plan_of(
         alpha=0.7,
     ),
 )
-# A loss over the tokens of responses, which are of different lengths; a rationale each for the second.
-TEXT = plan_of(SelectLayers(layers=(0,)), *TAUGHT.stages[1:])
+# A loss over the tokens of responses, which are of different lengths, against draws; a rationale each for the second.
+TEXT = plan_of(SelectLayers(layers=(0,)), TAUGHT.stages[1].model_copy(update={"num_draws": 20}), *TAUGHT.stages[2:])
 REASONED = plan_of(DistillCot(mode="multitask", alpha=0.3, optimisation=fitting(learning_rate=1e-3, epochs=2)))
 STOPPED = plan_of(finetuning(learning_rate=2e-3))
 BROKEN = plan_of(finetuning(learning_rate=3e-3))

@@ -90,13 +90,13 @@ def test_an_untrained_teacher_is_an_error(taught: Context) -> None:
 
 
 def test_the_weight_of_the_soft_loss_moves_linearly(taught: Context) -> None:
-    outputs = teacher_outputs(TEACHER, taught).log_probs
+    outputs = teacher_outputs(TEACHER, taught)
     batch = collate(split_tokens(taught, base="base", split="train"), [3, 0, 7], pad_id=0)
     logits = torch.randn(3, len(LABELS), generator=torch.Generator().manual_seed(0))
     answer = SequenceClassifierOutput(logits=logits)
-    loss = against(outputs, partial(soft_loss, distilling(alpha=0.9, alpha_end=0.1)))
+    loss = against(outputs.at, partial(soft_loss, distilling(alpha=0.9, alpha_end=0.1)))
     for share, alpha in ((0.0, 0.9), (0.5, 0.5), (1.0, 0.1)):
-        teacher = torch.from_numpy(outputs[[3, 0, 7]])
+        teacher = torch.from_numpy(outputs.log_probs[[3, 0, 7]])
         expected = soft_label_loss(logits, teacher, batch.labels_P, temperature=2.0, alpha=alpha)
         torch.testing.assert_close(loss(answer, batch, share), expected)
 
@@ -108,10 +108,10 @@ def _divergence(**settings: Any) -> DistillDivergence:
 
 @pytest.mark.parametrize("divergence", ["jsd", "skewed_kl", "skewed_reverse_kl"])
 def test_a_divergence_is_weighed_against_the_gold_labels(divergence: str, taught: Context) -> None:
-    outputs = teacher_outputs(TEACHER, taught).log_probs
+    outputs = teacher_outputs(TEACHER, taught)
     batch = collate(split_tokens(taught, base="base", split="train"), [3, 0, 7], pad_id=0)
     logits = torch.randn(3, len(LABELS), generator=torch.Generator().manual_seed(0))
-    p = torch.softmax(torch.from_numpy(outputs[[3, 0, 7]]).double() / 2, dim=-1)
+    p = torch.softmax(torch.from_numpy(outputs.log_probs[[3, 0, 7]]).double() / 2, dim=-1)
     q = torch.softmax(logits.double() / 2, dim=-1)
 
     def kl(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -124,7 +124,7 @@ def test_a_divergence_is_weighed_against_the_gold_labels(divergence: str, taught
         "skewed_reverse_kl": kl(q, 0.7 * p + 0.3 * q),
     }[divergence]
     hard = float(torch.nn.functional.cross_entropy(logits, batch.labels_P))
-    loss = against(outputs, partial(divergence_loss, _divergence(divergence=divergence, mix=0.3, alpha=0.8)))
+    loss = against(outputs.at, partial(divergence_loss, _divergence(divergence=divergence, mix=0.3, alpha=0.8)))
     found = float(loss(SequenceClassifierOutput(logits=logits), batch, 0.0))
     assert found == pytest.approx(0.8 * 4 * soft + 0.2 * hard, rel=1e-5)
 

@@ -283,7 +283,7 @@ def test_a_mixture_of_one_is_that_teacher(tmp_path: Path) -> None:
     students = []
     for taught in (mixed, alone):
         model = select_layers(load_classifier(Path(context.models["base"]), labels=LABELS), CUT.layers)
-        fit(model, against(taught.log_probs, partial(soft_loss, stage)), job_of(plan, context))
+        fit(model, against(taught.at, partial(soft_loss, stage)), job_of(plan, context))
         students.append(model.state_dict())
     for name, weights in students[0].items():
         torch.testing.assert_close(weights, students[1][name], atol=1e-5, rtol=0)

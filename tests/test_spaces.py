@@ -218,6 +218,8 @@ _VARIED = [
     _plan(_CUT, _distill(alpha_end=0.4)),
     _plan(_CUT, _distill(feature=Feature(kind="hidden"), gamma=1.0)),
     _plan(_CUT, _distill(feature=Feature(kind="hidden"), gamma=2.0)),
+    _plan(_CUT, _distill(num_draws=50)),
+    _plan(_CUT, _distill(num_draws=100)),
     _plan(_CUT, _aligned("hidden")),
     _plan(_CUT, _aligned("attention")),
     _plan(_CUT, _aligned("relation", num_relation_heads=12)),

@@ -137,7 +137,8 @@ def test_the_range_of_a_parameter_that_is_not_active_changes_no_fingerprint(seed
 @given(st.sampled_from(sorted(CATALOGUE)))
 def test_every_parameter_of_a_strategy_can_be_asked_for(name):
     space = replace(make_space(), strategies=(name,), domains="e" * 64)
-    asked = {parameter for seed in range(60) for parameter in _random(space, seed).params}
+    spaces = (space, replace(space, num_draws=50))
+    asked = {parameter for of in spaces for seed in range(60) for parameter in _random(of, seed).params}
     assert asked >= {span.name for span in CATALOGUE[name].parameters}
 
 
@@ -311,6 +312,17 @@ def _stage_kinds():
         if "kind" in kind.model_fields and isinstance(kind.model_fields["kind"].default, str):
             found[kind.model_fields["kind"].default] = kind
     return found
+
+
+def test_where_draws_are_kept_students_share_a_few_temperatures():
+    space = replace(make_space(), strategies=("distill_soft",), num_draws=50)
+    found = [_random(space, seed) for seed in range(20)]
+    stages = [draw_.plan.stages[-1] for draw_ in found]
+    assert {(stage.num_draws, stage.temperature) for stage in stages} == {(50, 1.0), (50, 2.0), (50, 4.0)}
+    assert all("temperature" not in draw_.params for draw_ in found)
+    plain = [_random(replace(space, num_draws=None), seed) for seed in range(20)]
+    assert all(draw_.plan.stages[-1].num_draws is None for draw_ in plain)
+    assert not any("drawn_temperature" in draw_.params for draw_ in plain)
 
 
 @pytest.mark.parametrize("name", sorted(_stage_kinds()))

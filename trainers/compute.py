@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,43 +81,49 @@ def logits(model: Any, tokens: Tokens, *, context: Context, ranks: Ranks) -> Ten
 
     The model is asked in evaluation mode and is then as it was.
     """
-
-    def ask(batch: Batch) -> tuple[np.ndarray, Tensor]:
-        found = model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits
-        return batch.positions_P, batch.at_positions(found)
-
     answers = torch.zeros(tokens.num_positions(), num_classes(model))
-    return _ask(ask, model, tokens, answers, context=context, ranks=ranks)
+
+    def take(batch: Batch, logits_PC: Tensor) -> None:
+        answers[torch.from_numpy(batch.positions_P)] = logits_PC.float().cpu()
+
+    each_logits(model, tokens, take, context=context, ranks=ranks)
+    return ranks.all_reduce(answers)
+
+
+def each_logits(
+    model: Any, tokens: Tokens, take: Callable[[Batch, Tensor], None], *, context: Context, ranks: Ranks
+) -> None:
+    """``logits`` for as many rows as no memory holds at once: ``take`` is given this worker's, batch after batch, on
+    the model's device.
+    """
+
+    def ask(batch: Batch) -> None:
+        found = model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits
+        take(batch, batch.at_positions(found))
+
+    _each_batch(ask, model, tokens, context=context, ranks=ranks)
 
 
 def features(model: Any, tokens: Tokens, *, context: Context, ranks: Ranks) -> Tensor:
     """The mean of the encoder's last hidden states over each row's tokens, rows × hidden size; else as ``logits``."""
+    answers = torch.zeros(len(tokens), model.config.hidden_size)
 
-    def ask(batch: Batch) -> tuple[np.ndarray, Tensor]:
+    def ask(batch: Batch) -> None:
         mask_BL = batch.attention_mask_BL
         states_BLH = model.base_model(input_ids=batch.input_ids_BL, attention_mask=mask_BL).last_hidden_state.float()
-        return batch.rows, torch.einsum("blh,bl->bh", states_BLH, mask_BL.float()) / mask_BL.sum(dim=1, keepdim=True)
+        means_BH = torch.einsum("blh,bl->bh", states_BLH, mask_BL.float()) / mask_BL.sum(dim=1, keepdim=True)
+        answers[torch.from_numpy(batch.rows)] = means_BH.float().cpu()
 
-    answers = torch.zeros(len(tokens), model.config.hidden_size)
-    return _ask(ask, model, tokens, answers, context=context, ranks=ranks)
+    _each_batch(ask, model, tokens, context=context, ranks=ranks)
+    return ranks.all_reduce(answers)
 
 
 @torch.no_grad()
-def _ask(
-    ask: Callable[[Batch], tuple[np.ndarray, Tensor]],
-    model: Any,
-    tokens: Tokens,
-    answers: Tensor,
-    *,
-    context: Context,
-    ranks: Ranks,
-) -> Tensor:
-    """``answers``, zero so far, filled with what ``ask`` gives for each batch: places in it, and what belongs there."""
+def _each_batch(ask: Callable[[Batch], None], model: Any, tokens: Tokens, *, context: Context, ranks: Ranks) -> None:
+    """``ask`` about this worker's batches, the model in evaluation mode."""
     device, training = next(model.parameters()).device, model.training
     model.eval()
     with autocast(context, device), fast_attention(model, longest=int(tokens.lengths.max()), context=context):
         for rows in sorted_batches(tokens.lengths, batch_size=_ASKED_ROWS)[ranks.rank :: ranks.size]:
-            places, found = ask(collate(tokens, rows, pad_id=pad_id(model)).to(device))
-            answers[torch.from_numpy(places)] = found.float().cpu()
+            ask(collate(tokens, rows, pad_id=pad_id(model)).to(device))
     model.train(training)
-    return ranks.all_reduce(answers)

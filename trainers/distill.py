@@ -4,27 +4,28 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from spaces.methods.distill import Distill
 from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.methods.experts import DistillExperts
+from spaces.methods.quantized_distill import QuantizedDistill
+from spaces.plan import Plan
 from trainers.alignment import Alignment, alignment
 from trainers.batches import Batch
 from trainers.loop import Fitted, Job, Loss, fit
-from trainers.losses import IGNORED, cross_entropy, generalized_jsd, skewed_kl, soft_label_loss
-from trainers.teacher import TeacherOutputs, teacher_outputs
+from trainers.losses import IGNORED, Targets, cross_entropy, generalized_jsd, skewed_kl, soft_label_loss
+from trainers.teacher import Form, Full, Sampled, TeacherOutputs, teacher_outputs
 
-TaughtLoss = Callable[[Tensor, Tensor, Batch, float], Tensor]
-"""From the student's logits and the teacher's log-probabilities (P × C), the batch and the share of steps done."""
+TaughtLoss = Callable[[Tensor, Any, Batch, float], Tensor]
+"""From the student's logits (P × C), what is known of the teacher's there (``Targets``, or only log-probabilities where
+a part would not do), the batch and the share of steps done."""
 
 
 def distill(model: Any, job: Job) -> tuple[Any, Fitted]:
     """Carry out a ``Distill`` stage on the student ``model``. The time the teacher took to answer counts as its own."""
     stage: Distill = job.stage
-    taught, loss = outputs_of_teacher(job), partial(soft_loss, stage)
+    taught, loss = outputs_of_teacher(job, form=kept_form(stage, job.plan)), partial(soft_loss, stage)
     if stage.feature is None:
         return fit_taught(model, job, taught=taught, loss=loss)
     with alignment(model, stage.feature, job.plan.on_same_data(stage.teacher), job) as inside:
@@ -37,12 +38,12 @@ def distill_divergence(model: Any, job: Job) -> tuple[Any, Fitted]:
 
 
 def soft_loss(
-    stage: Distill | DistillExperts, student_PC: Tensor, teacher_PC: Tensor, batch: Batch, share: float
+    stage: Distill | DistillExperts, student_PC: Tensor, teacher: Targets, batch: Batch, share: float
 ) -> Tensor:
     """Forward KL and gold labels, their weight moving with ``share``."""
     alpha = stage.alpha + (stage.alpha_end - stage.alpha) * share
     return soft_label_loss(
-        student_PC, teacher_PC, batch.labels_P, temperature=stage.temperature, alpha=alpha, count=batch.count
+        student_PC, teacher, batch.labels_P, temperature=stage.temperature, alpha=alpha, count=batch.count
     )
 
 
@@ -61,13 +62,11 @@ def divergence_loss(
     return stage.alpha * stage.temperature**2 * soft + (1 - stage.alpha) * hard
 
 
-def against(log_probs: np.ndarray, loss: TaughtLoss) -> Loss:
-    """``loss`` against a teacher's log-probabilities at every position of the training rows."""
+def against(teacher: Callable[[Batch], Targets], loss: TaughtLoss) -> Loss:
+    """``loss`` against what ``teacher`` says at the positions of a batch."""
 
     def against_teacher(outputs: Any, batch: Batch, share: float) -> Tensor:
-        logits = batch.at_positions(outputs.logits)
-        teacher = torch.from_numpy(log_probs[batch.positions_P]).to(logits.device)
-        return loss(logits, teacher, batch, share)
+        return loss(batch.at_positions(outputs.logits), teacher(batch), batch, share)
 
     return against_teacher
 
@@ -89,7 +88,7 @@ def fit_taught(
     """Train ``model`` by ``loss`` against kept outputs, plus ``gamma`` times a feature's. The time that the outputs
     took counts as training.
     """
-    answers = against(taught.log_probs, loss)
+    answers = against(taught.at, loss)
     if inside is None:
         fitted = fit(model, answers, job)
     else:
@@ -97,6 +96,13 @@ def fit_taught(
     return model, Fitted(fitted.seconds + taught.seconds, fitted.history)
 
 
-def outputs_of_teacher(job: Job) -> TeacherOutputs:
-    """What the stage's one teacher answers to the training rows."""
-    return teacher_outputs(job.plan.on_same_data(job.stage.teacher), job.context, ranks=job.ranks)
+def outputs_of_teacher(job: Job, *, form: Form | None = None) -> TeacherOutputs:
+    """What the stage's one teacher answers to the training rows, kept in ``form``, or in full."""
+    return teacher_outputs(job.plan.on_same_data(job.stage.teacher), job.context, form=form, ranks=job.ranks)
+
+
+def kept_form(stage: Distill | QuantizedDistill, plan: Plan) -> Form:
+    """How the answers of the stage's teacher are kept."""
+    if stage.num_draws is None:
+        return Full()
+    return Sampled(num_draws=stage.num_draws, temperature=stage.temperature, seed=plan.seed)

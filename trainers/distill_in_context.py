@@ -45,7 +45,7 @@ def distill_in_context(model: Any, job: Job) -> tuple[Any, Fitted]:
     """
     told = tell(job)
     taught = taught_episodes(told, job)
-    loss = against(taught.log_probs, partial(taught_loss, job.stage, told.weights))
+    loss = against(taught.at, partial(taught_loss, job.stage, told.weights))
     fitted = fit(model, loss, job, tokens=told.tokens)
     return model, _noted(model, Fitted(fitted.seconds + taught.seconds, fitted.history), told, job)
 

@@ -55,6 +55,14 @@ class Ranks:
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def gather(self, value: T) -> list[T]:
+        """Every worker's ``value``, in the order of their numbers, on every worker."""
+        if self.size == 1:
+            return [value]
+        box: list[Any] = [None] * self.size
+        distributed.all_gather_object(box, value)
+        return box
+
     def on_first(self, action: Callable[[], T]) -> T:
         """Worker 0's result of ``action``, on every worker; the others wait.
 

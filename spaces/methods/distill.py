@@ -34,6 +34,8 @@ class Distill(Taught):
     """What is taken over from inside the teacher as well."""
     gamma: Annotated[float, LATER, Field(ge=0)] = 0.0
     """Weight of the feature's loss."""
+    num_draws: Annotated[int | None, LATER, Field(ge=1)] = None
+    """Draws from the teacher's distribution that are kept of each position [Anshumann2025]; None: all of it."""
 
     @model_validator(mode="after")
     def _feature_has_a_weight(self) -> "Distill":
@@ -44,11 +46,18 @@ class Distill(Taught):
     def say(self) -> str:
         moving = "" if self.alpha == self.alpha_end else f" to {self.alpha_end:.2g}"
         inside = f", {self.feature.say()} weight {self.gamma:.2g}" if self.feature else ""
-        loss = f"temperature {self.temperature:.3g}, soft weight {self.alpha:.2g}{moving}{inside}"
+        kept = f", {self.num_draws} draws a token" if self.num_draws else ""
+        loss = f"temperature {self.temperature:.3g}, soft weight {self.alpha:.2g}{moving}{inside}{kept}"
         return f"distil from {self.teacher.say_teacher()} ({loss}, {self.optimisation.say()})"
 
 
 TEMPERATURE = Range("temperature", 1.0, 8.0, 2.0, log=True, summary="softens teacher and student alike")
+DRAWN_TEMPERATURE = Choice(
+    "drawn_temperature",
+    (1, 2, 4),
+    summary="in the place of temperature where draws of a teacher's answers are kept (large vocabularies)",
+    need="writes",
+)
 ALPHA = Range("alpha", 0.1, 1.0, 0.5, share=True, summary="weight of the soft loss")
 ALPHA_END = Range("alpha_end", 0.0, 1.0, 0.3, share=True, summary="weight of the soft loss at the end (dft)")
 DFT_FEATURE = Choice(
@@ -62,7 +71,7 @@ POLISH_LEARNING_RATE = Range(
     "polish_learning_rate", 1e-5, 2e-4, 5e-5, log=True, summary="the fine-tune after a distillation"
 )
 POLISH_EPOCHS = Range("polish_epochs", 1, 3, 1, "integer", summary="of the fine-tune after a distillation")
-_DISTILL = (TEMPERATURE, STUDENT_LEARNING_RATE, EPOCHS)
+_DISTILL = (TEMPERATURE, DRAWN_TEMPERATURE, STUDENT_LEARNING_RATE, EPOCHS)
 
 
 def _distill_soft(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
@@ -101,10 +110,18 @@ def distill_stage(space: Space, chooser: Chooser, teacher: Chain, *, alpha: floa
     return Distill(
         optimisation=space.optimisation(chooser, STUDENT_LEARNING_RATE, EPOCHS),
         teacher=teacher,
-        temperature=space.real(chooser, TEMPERATURE),
+        temperature=_temperature(space, chooser),
         alpha=alpha,
         alpha_end=alpha_end,
+        num_draws=space.num_draws,
     )
+
+
+def _temperature(space: Space, chooser: Chooser) -> float:
+    """One of a few where draws are kept: each has its own, and students are to share them."""
+    if space.num_draws is None:
+        return space.real(chooser, TEMPERATURE)
+    return float(space.choice(chooser, DRAWN_TEMPERATURE))
 
 
 DISTILL_SOFT = Strategy(

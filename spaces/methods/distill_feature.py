@@ -4,7 +4,7 @@ from typing import Literal
 
 from spaces.choosers import Chooser
 from spaces.methods.cut import cut
-from spaces.methods.distill import ALPHA, TEMPERATURE, distill_stage
+from spaces.methods.distill import ALPHA, DRAWN_TEMPERATURE, TEMPERATURE, distill_stage
 from spaces.methods.features import RELATION_HEADS, Feature, pick_feature
 from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
 from spaces.methods.teachers import expert, from_expert
@@ -62,6 +62,7 @@ DISTILL_FEATURE = Strategy(
         FEATURE_EPOCHS,
         ALPHA,
         TEMPERATURE,
+        DRAWN_TEMPERATURE,
         STUDENT_LEARNING_RATE,
         EPOCHS,
     ),

@@ -1,12 +1,13 @@
 """Quantised distillation: a trained student learns to answer like its teacher while computing in int8."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from spaces.canonical import LATER
 from spaces.choosers import Chooser
 from spaces.methods.cut import cut
-from spaces.methods.distill import ALPHA, TEMPERATURE, Distill
+from spaces.methods.distill import ALPHA, DRAWN_TEMPERATURE, TEMPERATURE, distill_stage
 from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
 from spaces.methods.teachers import expert, from_expert
 from spaces.ranges import Range
@@ -27,6 +28,8 @@ class QuantizedDistill(Taught):
 
     kind: Literal["quantized_distill"] = "quantized_distill"
     temperature: float = Field(gt=0)
+    num_draws: Annotated[int | None, LATER, Field(ge=1)] = None
+    """As in ``Distill``."""
 
     def say(self) -> str:
         loss = f"temperature {self.temperature:.3g}"
@@ -41,18 +44,13 @@ QUANTIZED_EPOCHS = Range("quantized_epochs", 1, 3, 1, "integer", summary="of the
 
 def _quantized_distill(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     teacher, begin = expert(space, chooser), cut(space, chooser)
-    alpha, temperature = space.real(chooser, ALPHA), space.real(chooser, TEMPERATURE)
-    full = Distill(
-        optimisation=space.optimisation(chooser, STUDENT_LEARNING_RATE, EPOCHS),
-        teacher=teacher,
-        temperature=temperature,
-        alpha=alpha,
-        alpha_end=alpha,
-    )
+    alpha = space.real(chooser, ALPHA)
+    full = distill_stage(space, chooser, teacher, alpha=alpha, alpha_end=alpha)
     quantized = QuantizedDistill(
         optimisation=space.optimisation(chooser, QUANTIZED_LEARNING_RATE, QUANTIZED_EPOCHS),
         teacher=teacher,
-        temperature=temperature,
+        temperature=full.temperature,
+        num_draws=full.num_draws,
     )
     return (*from_expert(space, teacher, begin), full, quantized)
 
@@ -61,7 +59,15 @@ QUANTIZED_DISTILL = Strategy(
     name="quantized_distill",
     summary="as finetune_then_distill, then once more with the arithmetic of int8 serving",
     build=_quantized_distill,
-    parameters=(ALPHA, TEMPERATURE, STUDENT_LEARNING_RATE, EPOCHS, QUANTIZED_LEARNING_RATE, QUANTIZED_EPOCHS),
+    parameters=(
+        ALPHA,
+        TEMPERATURE,
+        DRAWN_TEMPERATURE,
+        STUDENT_LEARNING_RATE,
+        EPOCHS,
+        QUANTIZED_LEARNING_RATE,
+        QUANTIZED_EPOCHS,
+    ),
     kinds=("classification", "generation"),
     needs=("teacher", "int8"),
 )

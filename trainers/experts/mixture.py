@@ -1,6 +1,7 @@
 """The mixture of experts as one teacher, kept on disk, and a student trained on it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -58,7 +59,7 @@ def mixture_outputs(stage: DistillExperts, plan: Plan, context: Context, *, rank
         return _mixed(experts, log_weights_BK[rows_P], temperature=stage.temperature)
 
     mixed = kept_outputs(fingerprint(identity), context, mix, ranks=ranks)
-    return TeacherOutputs(mixed.log_probs, mixed.seconds + sum(expert.seconds for expert in experts))
+    return replace(mixed, seconds=mixed.seconds + sum(expert.seconds for expert in experts))
 
 
 def _fixed_log_weights(stage: DistillExperts, experts: Sequence[TeacherOutputs], tokens: Any, rows_P: Tensor) -> Tensor:

@@ -59,6 +59,9 @@ class Classification:
     ) -> None:
         """Any two encoders go together: each reads the texts in its own way."""
 
+    def num_draws(self, _base: ModelInfo) -> None:
+        """All of it is a few numbers."""
+
     def lacking(
         self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None, students: Sequence[ModelInfo]
     ) -> Lacking:

@@ -85,6 +85,9 @@ class Kind(Protocol):
     ) -> Lacking:
         """The needs of strategies and options that these models, their rows tokenised, or this machine do not meet."""
 
+    def num_draws(self, base: ModelInfo) -> int | None:
+        """How many draws are kept of a teacher's answer at each position; None: all of it is."""
+
     def keep_vocabulary(self, rows: Any, base: ModelInfo, context: Context) -> KeepVocabulary:
         """The part of the base's vocabulary that students need of it; never decided by the rows that they are judged
         by. Raises ``ModelError``."""

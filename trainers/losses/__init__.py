@@ -11,11 +11,19 @@ from trainers.losses.divergences import forward_kl, generalized_jsd, reverse_kl,
 from trainers.losses.features import attention_mse, hidden_mse, relation_kl
 from trainers.losses.labels import IGNORED, cross_entropy, soft_label_loss
 from trainers.losses.mixtures import camkd_weights, load_balance, mixture_log_probs
-from trainers.losses.sparse import SampledTargets, TopKTargets, sampled_forward_kl, top_k_forward_kl
+from trainers.losses.sparse import (
+    SampledTargets,
+    Targets,
+    TopKTargets,
+    kept_forward_kl,
+    sampled_forward_kl,
+    top_k_forward_kl,
+)
 
 __all__ = [
     "IGNORED",
     "SampledTargets",
+    "Targets",
     "TopKTargets",
     "attention_mse",
     "camkd_weights",
@@ -23,6 +31,7 @@ __all__ = [
     "forward_kl",
     "generalized_jsd",
     "hidden_mse",
+    "kept_forward_kl",
     "load_balance",
     "mixture_log_probs",
     "relation_kl",

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from trainers.losses.divergences import forward_kl
 from trainers.losses.reduction import log_softmax, mean
+from trainers.losses.sparse import Targets, kept_forward_kl
 
 IGNORED = -100
 """A label that takes its position out of a loss."""
@@ -19,7 +19,7 @@ def cross_entropy(logits_PC: Tensor, labels_P: Tensor, *, count: float | None = 
 
 def soft_label_loss(
     student_PC: Tensor,
-    teacher_PC: Tensor,
+    teacher: Targets,
     labels_P: Tensor,
     *,
     temperature: float,
@@ -28,9 +28,10 @@ def soft_label_loss(
 ) -> Tensor:
     """alpha T² KL(teacher ‖ student) + (1 - alpha) CE, over the positions whose label is not ``IGNORED``.
 
-    T² keeps the soft part's gradient of one size whatever the temperature. [Hinton2015] § 2.
+    T² keeps the soft part's gradient of one size whatever the temperature. [Hinton2015] § 2. ``teacher`` may be a part
+    of its distributions.
     """
     valid = labels_P != IGNORED
-    soft = forward_kl(student_PC, teacher_PC, valid, temperature=temperature, count=count)
+    soft = kept_forward_kl(student_PC, teacher, valid, temperature=temperature, count=count)
     hard = cross_entropy(student_PC, labels_P, count=count)
     return alpha * temperature**2 * soft + (1 - alpha) * hard

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from trainers.losses.divergences import forward_kl
 from trainers.losses.reduction import NEVER, kl, log_softmax, mean, widen
 
 
@@ -47,6 +48,30 @@ class SampledTargets:
     def to(self, device: torch.device) -> "SampledTargets":
         """The same on ``device``."""
         return replace(self, ids_PN=self.ids_PN.to(device), counts_PN=self.counts_PN.to(device))
+
+
+Targets = Tensor | TopKTargets | SampledTargets
+"""What is known of a teacher's distributions: all of them, as logits or log-probabilities P × C, or a part."""
+
+
+def kept_forward_kl(
+    student_PC: Tensor, teacher: Targets, mask_P: Tensor, *, temperature: float, count: float | None = None
+) -> Tensor:
+    """KL(p ‖ q) at ``temperature``, from as much as was kept of p.
+
+    Raises:
+        ValueError: what was kept is of another temperature.
+    """
+    if isinstance(teacher, Tensor):
+        return forward_kl(student_PC, teacher, mask_P, temperature=temperature, count=count)
+    if teacher.temperature != temperature:
+        raise ValueError(
+            f"the teacher's outputs were kept at temperature {teacher.temperature:g} and cannot teach at "
+            f"{temperature:g}; distil at {teacher.temperature:g}, or keep them anew or in full"
+        )
+    if isinstance(teacher, TopKTargets):
+        return top_k_forward_kl(student_PC, teacher, mask_P, count=count)
+    return sampled_forward_kl(student_PC, teacher, mask_P, count=count)
 
 
 def top_k_forward_kl(student_PC: Tensor, teacher: TopKTargets, mask_P: Tensor, *, count: float | None = None) -> Tensor:

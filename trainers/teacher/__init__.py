@@ -1,16 +1,16 @@
 """What a teacher answers, kept on disk for every student: in full, its likeliest classes, or draws."""
 
-from trainers.teacher.forms import Form, Full, Sampled, Targets, TopK
+from trainers.teacher.forms import Form, Full, Sampled, TopK
 from trainers.teacher.outputs import TeacherOutputs, answers, kept_outputs, outputs_fingerprint, teacher_outputs
-from trainers.teacher.store import Outputs, OutputsWriter, open_outputs, write_outputs
+from trainers.teacher.store import Block, Outputs, OutputsWriter, open_outputs, write_outputs
 
 __all__ = [
+    "Block",
     "Form",
     "Full",
     "Outputs",
     "OutputsWriter",
     "Sampled",
-    "Targets",
     "TeacherOutputs",
     "TopK",
     "answers",

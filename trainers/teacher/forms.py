@@ -12,11 +12,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from trainers.losses import SampledTargets, TopKTargets
+from trainers.draws import drawn_classes
+from trainers.losses import SampledTargets, Targets, TopKTargets
 from trainers.losses.reduction import log_softmax
 
-Targets = Tensor | TopKTargets | SampledTargets
-"""What a loss takes for a teacher: ``forward_kl`` and its kin, ``top_k_forward_kl``, ``sampled_forward_kl``."""
 Columns = tuple[np.ndarray, ...]
 _MAX_DRAWS = np.iinfo(np.uint16).max
 
@@ -184,10 +183,7 @@ class Sampled:
     def _draw(self, logits_PC: Tensor, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Classes, P × N."""
         luck_PN = torch.from_numpy(np.concatenate(list(self._luck(rows, lengths)))).to(logits_PC.device)
-        # In float64: the rounding errors of a float32 sum over a vocabulary are as large as its rare classes.
-        below_PC = log_softmax(logits_PC.double(), temperature=self.temperature).exp().cumsum(dim=-1)
-        drawn_PN = torch.searchsorted(below_PC, luck_PN * below_PC[:, -1:], right=True)
-        return drawn_PN.clamp(max=logits_PC.shape[-1] - 1).cpu().numpy()
+        return drawn_classes(logits_PC, luck_PN, temperature=self.temperature).cpu().numpy()
 
     def _luck(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[np.ndarray]:
         for row, length in zip(rows.tolist(), lengths.tolist(), strict=True):

@@ -1,22 +1,25 @@
-"""What a teacher answers to the training rows: computed once, kept in full, memory-mapped by every student."""
+"""What a teacher answers to the training rows: computed once, kept in a form, memory-mapped by every student."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import psutil
+import torch
 from torch import Tensor
 
 from spaces.canonical import fingerprint
 from spaces.plan import Plan
-from trainers.compute import logits, num_classes
+from trainers.batches import Batch
+from trainers.compute import each_logits, logits, num_classes
 from trainers.context import Context
 from trainers.kinds import split_tokens
+from trainers.losses import Targets
 from trainers.model_files import ModelError
 from trainers.ranks import Ranks, solo
 from trainers.teacher.forms import Form, Full, form_note
-from trainers.teacher.store import open_outputs, write_outputs
+from trainers.teacher.store import Block, Outputs, open_outputs, write_outputs
 from trainers.tokens import Tokens
 from trainers.trained import shared, trained_teacher
 
@@ -25,10 +28,23 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """A teacher's log-probabilities at temperature 1, rows × labels, float32, and the seconds they took."""
+    """What a teacher answered to the training rows, and the seconds that it took."""
 
-    log_probs: np.ndarray
+    kept: Outputs
     seconds: float
+
+    @property
+    def log_probs(self) -> np.ndarray:
+        """Of outputs kept in full: log-probabilities at temperature 1, positions × classes, float32."""
+        # All positions were written as one block.
+        (block,) = self.kept.blocks
+        return block[0]
+
+    def at(self, batch: Batch) -> Targets:
+        """What a loss takes for the positions of ``batch``, on its device."""
+        if isinstance(self.kept.form, Full):
+            return torch.from_numpy(self.log_probs[batch.positions_P]).to(batch.labels_P.device)
+        return self.kept.read(batch.rows).to(batch.labels_P.device)
 
 
 def outputs_fingerprint(teacher: Plan, context: Context, *, form: Form | None = None) -> str:
@@ -38,32 +54,52 @@ def outputs_fingerprint(teacher: Plan, context: Context, *, form: Form | None = 
     return fingerprint(identity | form_note(form or Full()))
 
 
-def teacher_outputs(teacher: Plan, context: Context, *, ranks: Ranks | None = None) -> TeacherOutputs:
-    """The outputs of the trained plan ``teacher`` on the training split, in its order.
+def teacher_outputs(
+    teacher: Plan, context: Context, *, form: Form | None = None, ranks: Ranks | None = None
+) -> TeacherOutputs:
+    """The outputs of the trained plan ``teacher`` on the training split, kept in ``form``, or in full.
 
     Raises:
         ModelError: the teacher has not been trained, its rows are gone, or its outputs do not fit in memory.
     """
     ranks = ranks or solo()
-    name = outputs_fingerprint(teacher, context)
+    name = outputs_fingerprint(teacher, context, form=form)
     tokens = split_tokens(context, base=teacher.reader, split="train")
-    return kept_outputs(name, context, lambda: answers(teacher, tokens, context, ranks), ranks=ranks)
+    if form is None or isinstance(form, Full):
+        return kept_outputs(name, context, lambda: answers(teacher, tokens, context, ranks), ranks=ranks)
+
+    def in_parts() -> list[Block]:
+        return _parts(teacher, tokens, context, form, ranks)
+
+    return _found_or_written(name, context, in_parts, form=form, ranks=ranks)
 
 
 def kept_outputs(name: str, context: Context, answer: Callable[[], Tensor], *, ranks: Ranks) -> TeacherOutputs:
-    """The outputs called ``name``; what all workers' ``answer`` gives (positions × classes), where there are none yet.
+    """The outputs called ``name``, in full; what all workers' ``answer`` gives (positions × classes), where there are
+    none yet.
 
     Raises:
         ModelError: worker 0 published them, and this one does not see them.
     """
+
+    def whole() -> list[Block]:
+        given = answer()
+        return [Block.of(Full(), range(len(given)), given)] if ranks.first else []
+
+    return _found_or_written(name, context, whole, form=Full(), ranks=ranks)
+
+
+def _found_or_written(
+    name: str, context: Context, make: Callable[[], list[Block]], *, form: Form, ranks: Ranks
+) -> TeacherOutputs:
+    """The outputs called ``name``; where there are none yet, all workers ``make`` them, and worker 0 writes its own."""
     if not ranks.on_first(lambda: context.store.has(name)):
         started = time.perf_counter()
-        given = answer()
-        ranks.on_first(lambda: _publish(name, given, context, seconds=time.perf_counter() - started))
+        blocks = make()
+        ranks.on_first(lambda: _publish(name, blocks, form, context, seconds=time.perf_counter() - started))
     found = shared(name, context, what="the teacher's outputs")
-    # All rows were written as one block.
-    (block,) = open_outputs(found.folder, temperature=1.0).blocks
-    return TeacherOutputs(block[0], found.about["seconds"])
+    kept = open_outputs(found.folder, temperature=form.fixed_temperature or 1.0)
+    return TeacherOutputs(kept, found.about["seconds"])
 
 
 def answers(teacher: Plan, tokens: Tokens, context: Context, ranks: Ranks) -> Tensor:
@@ -77,6 +113,18 @@ def answers(teacher: Plan, tokens: Tokens, context: Context, ranks: Ranks) -> Te
     return logits(model, tokens, context=context, ranks=ranks)
 
 
+def _parts(teacher: Plan, tokens: Tokens, context: Context, form: Form, ranks: Ranks) -> list[Block]:
+    """All workers' blocks, of their batches: a batch is put into ``form`` before the next one is asked."""
+    own: list[Block] = []
+
+    def take(batch: Batch, logits_PC: Tensor) -> None:
+        lengths = np.array([tokens.num_positions(batch.rows[index : index + 1]) for index in range(len(batch.rows))])
+        own.append(Block.of(form, batch.rows, logits_PC.float(), lengths=lengths))
+
+    each_logits(trained_teacher(teacher, context), tokens, take, context=context, ranks=ranks)
+    return [block for blocks in ranks.gather(own) for block in blocks]
+
+
 def _check_room(num_positions: int, num_classes: int) -> None:
     """Raises ``ModelError`` where the whole of a teacher's outputs would not fit in half of the free memory."""
     needed, free = 4 * num_positions * num_classes, psutil.virtual_memory().available
@@ -88,7 +136,8 @@ def _check_room(num_positions: int, num_classes: int) -> None:
         )
 
 
-def _publish(name: str, answers: Tensor, context: Context, *, seconds: float) -> None:
-    about = {"kind": "teacher_outputs", "rows": len(answers), "seconds": seconds}
-    with context.store.publish(name, about) as folder, write_outputs(folder, Full()) as outputs:
-        outputs.add(range(len(answers)), answers)
+def _publish(name: str, blocks: Sequence[Block], form: Form, context: Context, *, seconds: float) -> None:
+    about = {"kind": "teacher_outputs", "rows": sum(len(block.rows) for block in blocks), "seconds": seconds}
+    with context.store.publish(name, about) as folder, write_outputs(folder, form) as outputs:
+        for block in blocks:
+            outputs.write(block)

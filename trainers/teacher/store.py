@@ -8,34 +8,39 @@ positions begin and how many they are; it is missing where position i is row i.
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
+from trainers.losses import Targets
 from trainers.model_files import ModelError
-from trainers.teacher.forms import Columns, Form, Targets, form_note, noted_form
+from trainers.teacher.forms import Columns, Form, form_note, noted_form
 
 FILE = "teacher.arrow"
 ROWS_FILE = "rows.arrow"
 _NOTE = b"distune"
 
 
-class OutputsWriter:
-    """Takes a teacher's answers block by block; made by ``write_outputs``."""
+@dataclass(frozen=True)
+class Block:
+    """A teacher's answers at the positions of some rows, in a form, not written yet."""
 
-    def __init__(self, sink: pa.NativeFile, form: Form) -> None:
-        self._sink, self._form = sink, form
-        self._file: pa.ipc.RecordBatchFileWriter | None = None
-        self._rows: list[np.ndarray] = []
-        self._lengths: list[np.ndarray] = []
+    rows: np.ndarray
+    lengths: np.ndarray
+    batch: pa.RecordBatch
 
-    def add(self, rows: Sequence[int] | np.ndarray, logits_PC: Tensor, *, lengths: np.ndarray | None = None) -> None:
-        """Write the teacher's ``logits_PC`` at the positions of some rows, the first row's first.
+    @classmethod
+    def of(
+        cls, form: Form, rows: Sequence[int] | np.ndarray, logits_PC: Tensor, *, lengths: np.ndarray | None = None
+    ) -> "Block":
+        """The block of ``logits_PC`` at the positions of ``rows``, the first row's first.
 
         Args:
-            rows: their numbers, in any order. In all blocks together each of 0 … number of rows - 1 comes once.
+            form: in which they are kept.
+            rows: their numbers, in any order.
             logits_PC: positions × classes, on any device.
             lengths: how many positions each row has, 0 or more; left out, each has one.
 
@@ -49,14 +54,32 @@ class OutputsWriter:
                 f"every row must have its positions, but got {len(rows)} rows, {len(lengths)} lengths with a sum of "
                 f"{lengths.sum()}, and logits of {len(logits_PC)} positions"
             )
-        batch = pa.record_batch(self._form.encode(logits_PC.detach(), rows, lengths))
-        if note := form_note(self._form):
+        batch = pa.record_batch(form.encode(logits_PC.detach(), rows, lengths))
+        if note := form_note(form):
             batch = batch.replace_schema_metadata({_NOTE: json.dumps(note, sort_keys=True)})
+        return cls(rows, lengths, batch)
+
+
+class OutputsWriter:
+    """Takes a teacher's answers block by block; made by ``write_outputs``."""
+
+    def __init__(self, sink: pa.NativeFile, form: Form) -> None:
+        self._sink, self._form = sink, form
+        self._file: pa.ipc.RecordBatchFileWriter | None = None
+        self._rows: list[np.ndarray] = []
+        self._lengths: list[np.ndarray] = []
+
+    def add(self, rows: Sequence[int] | np.ndarray, logits_PC: Tensor, *, lengths: np.ndarray | None = None) -> None:
+        """Write a block, given as ``Block.of`` takes it. In all of them together each row comes once."""
+        self.write(Block.of(self._form, rows, logits_PC, lengths=lengths))
+
+    def write(self, block: Block) -> None:
+        """Write a block of the writer's form."""
         if self._file is None:
-            self._file = pa.ipc.new_file(self._sink, batch.schema)
-        self._file.write_batch(batch)
-        self._rows.append(rows)
-        self._lengths.append(lengths)
+            self._file = pa.ipc.new_file(self._sink, block.batch.schema)
+        self._file.write_batch(block.batch)
+        self._rows.append(block.rows)
+        self._lengths.append(block.lengths)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """End the file; where each row's positions begin, and how many they are.
