@@ -220,7 +220,7 @@ def test_rows_that_give_no_such_episodes_fail_the_plan_with_a_way_out(context: C
     base = inspect_causal(bare.models["base"])
     # A search hears of it before, and goes without the mode.
     known = dataclasses.replace(bare, tokens={base.fingerprint: bare.tokens["base"]})
-    lacking = kind_of(known).lacking(known, base=base, teacher=None)
+    lacking = kind_of(known).lacking(known, base=base, teacher=None, students=())
     assert "responses are distinct" in lacking["labels"] and not IN_CONTEXT_MODE.serves("meta", lacking)
     many = ANY.model_copy(update={"num_demonstrations": 90})
     with pytest.raises(
