@@ -1,7 +1,8 @@
 """What each method is worth: every strategy that fits a task, trained at equal steps and at equal device-seconds.
 
-    python benchmarks/methods.py --task docstrings|arithmetic|clinc150 [--data FOLDER] [--strategies a,b] [--seeds 3]
-        [--tuning 3] [--layers 2] [--epochs 4] [--limit ROWS] [--only label,label] [--set KEY=VALUE …] [--json FILE]
+    python benchmarks/methods.py --task docstrings|arithmetic|clinc150 [--data FOLDER] [--only label,label]
+        [--strategies a,b] [--reference dft] [--seeds 3] [--tuning 3] [--layers 2] [--epochs 4] [--limit ROWS]
+        [--set KEY=VALUE …] [--json FILE]
 
 The task is that of ``examples/TASK.yaml``; ``--data`` names a folder with train.jsonl, val.jsonl and test.jsonl for the
 one that has no rows of its own. Strategies come from the catalogue. Each is tuned first: its defaults and some draws
@@ -10,9 +11,9 @@ deployed at fp32 and at int8. A student of one size is trained by all; methods t
 it with half the tuning, and at equal steps alone.
 
 Equal steps: the stages that train the student itself see the rows ``--epochs`` times altogether. Equal seconds: as many
-epochs as bring the whole plan, teacher and its answers included, near the seconds of ``REFERENCE``, settings unchanged.
-Seconds are those of the processor: on a shared machine wall time would measure the neighbours. ``COSTLY`` strategies
-are not tuned, and run at equal seconds alone.
+epochs as bring the whole plan, teacher and its answers included, near the seconds that ``--reference`` takes at equal
+steps, settings unchanged. Seconds are those of the processor: on a shared machine wall time would measure the
+neighbours. ``COSTLY`` strategies are not tuned, and run at equal seconds alone.
 
 Every training is a line of ``runs/methods/TASK.jsonl``; the same command goes on where an earlier one ended.
 """
@@ -43,8 +44,6 @@ from trainers.run_stage import plan_memory_mb, plan_seconds, run_plan
 from trainers.storage import Storage
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-REFERENCE = "dft"
-"""Whose seconds at equal steps are everyone's at equal seconds."""
 PRECISIONS = ("fp32", "int8")
 
 
@@ -121,7 +120,10 @@ def main() -> None:
 def benchmark(options: argparse.Namespace, prepared: Prepared) -> Iterator[Run]:
     """Every strategy, the reference first, those of the base's size last."""
     names = options.strategies.split(",") if options.strategies else prepared.space.strategies
-    names = sorted({REFERENCE, *names}, key=lambda name: (name != REFERENCE, not CATALOGUE[name].student))
+    names = sorted(
+        dict.fromkeys([options.reference, *names]),
+        key=lambda name: (name != options.reference, not CATALOGUE[name].student),
+    )
     budget_s = 0.0
     bench = Bench(
         prepared, options.folder / f"{options.task}.jsonl", expected=sum(trainings(n, options) for n in names)
@@ -129,7 +131,7 @@ def benchmark(options: argparse.Namespace, prepared: Prepared) -> Iterator[Run]:
     for name in names:
         began = [] if name in COSTLY else list(equal_steps(bench, name, options))
         yield from began
-        if name == REFERENCE:
+        if name == options.reference:
             budget_s, per_pass_s = began[0].seconds, began[0].own_seconds / options.epochs
         elif CATALOGUE[name].student and (name in COSTLY or began[0].trained):
             yield from equal_seconds(bench, name, options, began=began, budget_s=budget_s, per_pass_s=per_pass_s)
@@ -139,7 +141,7 @@ def trainings(name: str, options: argparse.Namespace) -> int:
     """At most how many there are of a strategy."""
     if name in COSTLY:
         return options.seeds
-    at_seconds = CATALOGUE[name].student and name != REFERENCE
+    at_seconds = CATALOGUE[name].student and name != options.reference
     return num_draws(name, options) + options.seeds * (1 + at_seconds + len(VARIANTS.get(name, ())))
 
 
@@ -249,6 +251,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder with train.jsonl, val.jsonl and test.jsonl")
     parser.add_argument("--only", help="labels of --data to keep, with commas")
     parser.add_argument("--strategies", help="some of the catalogue, with commas; otherwise all that fit")
+    parser.add_argument("--reference", default="dft", help="the strategy whose seconds are given to all others")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tuning", type=int, default=3, help="settings that each strategy tries")
     parser.add_argument("--layers", type=int, default=2, help="of the student")

@@ -65,7 +65,7 @@ class Run:
 
 def report(runs: Sequence[Run], *, task: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """All of it as plain JSON."""
-    shown = ("strategies", "seeds", "tuning", "layers", "epochs", "limit", "only", "set")
+    shown = ("strategies", "reference", "seeds", "tuning", "layers", "epochs", "limit", "only", "set")
     return {
         "task": task,
         "options": {name: options[name] for name in shown},
