@@ -108,8 +108,9 @@ class Clerk:
     def _name(self, shape: Shape) -> str:
         """Of a shape's records."""
         size = f"model-{shape.base[:12]}" if shape.base in self.names else str(shape.num_layers or self.base_layers)
+        width = [] if shape.width is None else [f"width{shape.width:g}"]
         tokens = [] if shape.vocab_size is None else [str(shape.vocab_size)]
-        return "-".join(["shape", size, *tokens, *shape.details])
+        return "-".join(["shape", size, *width, *tokens, *shape.details])
 
     def _write(self, records: list[Record]) -> list[Record]:
         # The first variant's last: the ledger takes a plan for finished that has no result there.

@@ -150,7 +150,7 @@ def strategies() -> None:
     from spaces.catalogue import CATALOGUE
 
     for name, strategy in CATALOGUE.items():
-        sizes = ["student", "student_layers"] if strategy.student else []
+        sizes = ["student", "student_layers", "student_width"] if strategy.student else []
         opens = [*sizes, *(span.name for span in strategy.parameters)]
         print(f"{name}: {strategy.summary}")
         print(f"    for {', '.join(strategy.kinds)}{f'; needs {strategy.needs_in_words}' if strategy.needs else ''}")

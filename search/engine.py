@@ -260,5 +260,5 @@ def _summary(space: Any, ledger: Ledger, layout: Layout) -> str:
     done = sum(ledger.is_finished(proposal) for proposal in ledger.proposals)
     seats = f"{layout.seats} seat{'s' if layout.seats > 1 else ''} × {layout.workers * layout.cpus} threads"
     past = f"; going on after {done} trials" if done else ""
-    students = say_students(space.student_layers, [student.name for student in space.students])
+    students = say_students(space)
     return f"searching {', '.join(space.strategies)}; students: {students}; {seats}{past}"

@@ -33,8 +33,8 @@ class Foresight:
     labels: int
     strategies: tuple[str, ...]
     student_layers: tuple[int, ...]
-    students: tuple[str, ...]
-    """Names of those that are models of their own."""
+    students: str
+    """Every size of a student, in words."""
     opening: tuple[str, ...]
     seats: int
     threads: int
@@ -71,7 +71,7 @@ def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
             labels=len(prepared.rows.labels),
             strategies=space.strategies,
             student_layers=space.student_layers,
-            students=tuple(student.name for student in space.students),
+            students=say_students(space),
             opening=tuple(draw.strategy for draw in draws),
             seats=layout.seats,
             threads=layout.cpus,
@@ -89,7 +89,7 @@ def render(found: Foresight) -> str:
     head = [
         f"{found.name}: {rows} rows{f', {found.labels} labels' if found.labels else ''}",
         f"strategies  {', '.join(found.strategies)}",
-        f"students    {say_students(found.student_layers, found.students)}",
+        f"students    {found.students}",
         f"seats       {found.seats} × {found.threads} threads",
         f"budget      {', '.join(f'{value:g} {name}' for name, value in found.budget.items())}",
         *(
@@ -137,6 +137,7 @@ def _cost(row: CostRow, space: Space, broken: Callable[[Any], list[str]]) -> dic
     return {
         "layers": space.num_layers(row.shape),
         "student": names_of(space.students).get(row.shape.base),
+        "width": row.shape.width,
         "additions": list(row.shape.details),
         "precision": row.precision,
         "target": row.target,
@@ -147,7 +148,8 @@ def _cost(row: CostRow, space: Space, broken: Callable[[Any], list[str]]) -> dic
 
 
 def _size(cost: dict[str, Any]) -> str:
-    return " + ".join([cost["student"] or str(cost["layers"]), *cost["additions"]])
+    width = f" × {cost['width']:g}" if cost["width"] else ""
+    return " + ".join([cost["student"] or f"{cost['layers']}{width}", *cost["additions"]])
 
 
 def _line(cost: dict[str, Any], width: int) -> str:

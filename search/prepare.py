@@ -9,7 +9,7 @@ from search.goals import Goals
 from search.records import COST_COLUMNS
 from search.spec import Spec, space_of
 from search.spec_errors import SpecError
-from search.students import compare_sizes, find_students, named, names_of
+from search.students import check_widths, compare_sizes, find_students, named, names_of
 from search.words import say_shape
 from spaces.canonical import fingerprint
 from spaces.draw import Draw, opening, restrict, shapes
@@ -27,6 +27,7 @@ from trainers.model_files import ModelError
 from trainers.models import ModelInfo
 from trainers.storage import Storage
 from trainers.vocabulary import read_cut
+from trainers.width import score_width
 
 COST_TABLE = "cost_table.parquet"
 _PROBE_VERSION = 2
@@ -83,6 +84,7 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
     teacher = kind.inspect(spec.model.teacher) if spec.model.teacher else None
     students = find_students(spec, kind, base=base)
     kind.check(spec.task, base=base, teacher=teacher, students=students, precisions=spec.precisions)
+    check_widths(spec, base)
     models = {model.fingerprint: model for model in (base, teacher, *students) if model is not None}
     context = _context(spec, rows, models, storage, threads=threads)
     space = space_of(
@@ -100,6 +102,8 @@ def prepare(spec: Spec, storage: Storage, *, threads: int, say: Say) -> Prepared
     tokens = {name: _tokenise(rows, model, context, spec.task.max_tokens, notes) for name, model in readers.items()}
     context = replace(context, tokens=tokens)
     space = without(spec, space, kind.lacking(context, base=base, teacher=teacher, students=students), say=notes)
+    if min(space.student_widths) < 1:
+        space = replace(space, width_scores=score_width(base, context))
     compare_sizes(space, base=base, teacher=teacher, students=students, say=notes)
     request = kind.typical_request(split_tokens(context, base=base.fingerprint, split="validation"))
     return Prepared(

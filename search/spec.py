@@ -165,6 +165,7 @@ def space_of(
         seed=spec.search.seed,
         strategies=spec.strategies,
         student_layers=_student_layers(spec, base.num_layers),
+        student_widths=spec.model.student_widths,
         students=students,
         narrowed=_narrowed(spec),
         teacher_recipes={
@@ -183,7 +184,7 @@ def space_of(
 
 def _student_layers(spec: Spec, base_layers: int) -> tuple[int, ...]:
     sizes = spec.model.student_layers
-    if sizes is None and spec.model.students:
+    if sizes is None and spec.model.students and spec.model.student_widths == (1.0,):
         return ()
     if sizes is None:
         usual = (1, 2, 3, *range(4, base_layers, 2))

@@ -116,10 +116,19 @@ class ModelSpec(Section):
     student_layers: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Sizes of students that are cut from the base, in layers. Otherwise none where `students` names models, and else
     1 2 3 4 and then every second number below the base's."""
+    student_widths: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], ONE_OR_MORE, Field(min_length=1)] = (
+        1.0,
+    )
+    """Shares of the base's width (hidden channels, heads, neurons) that students keep which are cut from it."""
     students: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], ONE_OR_MORE, Field(min_length=1)] | None = None
     """Other pretrained models that may be students, such as smaller ones of the base's family."""
     vocabulary: Literal["full", "task"] = "full"
     """What students keep of the base's vocabulary: all of it, or what train and unlabeled use and a tenth more."""
+
+    @field_validator("student_widths")
+    @classmethod
+    def _widest_first(cls, widths: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(widths), reverse=True))
 
     @field_validator("student_layers")
     @classmethod

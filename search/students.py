@@ -9,7 +9,9 @@ from search.words import say_layers, say_list
 from spaces.catalogue import CATALOGUE
 from spaces.space import CUT, Space, Student
 from trainers.kinds import Kind
+from trainers.model_files import ModelError
 from trainers.models import ModelInfo, layer_parameters
+from trainers.width import check_width
 
 
 def find_students(spec: Spec, kind: Kind, *, base: ModelInfo) -> list[ModelInfo]:
@@ -29,6 +31,15 @@ def find_students(spec: Spec, kind: Kind, *, base: ModelInfo) -> list[ModelInfo]
             )
         found[student.fingerprint] = student
     return list(found.values())
+
+
+def check_widths(spec: Spec, base: ModelInfo) -> None:
+    """Raises ``SpecError`` where the base cannot be cut to a width of ``model.student_widths``; says what would do."""
+    for share in spec.model.student_widths:
+        try:
+            check_width(base, share)
+        except ModelError as error:
+            raise SpecError([f"model.student_widths: found {share:g}; {error}; or leave the key out"]) from error
 
 
 def named(students: Sequence[ModelInfo]) -> tuple[Student, ...]:
@@ -67,7 +78,7 @@ def compare_sizes(
     teaches = teacher or base
     each, its = layer_parameters(base) // base.num_layers, layer_parameters(teaches)
     ends = {shape for strategy in taught for shape in strategy.ends_in(space)}
-    sizes = {space.num_layers(shape) for shape in ends if shape.base == space.base}
+    sizes = {space.num_layers(shape) for shape in ends if shape.base == space.base and shape.width is None}
     warning = f"teacher: {teaches.reference} has {its:,} parameters in its layers, fewer than"
     limited = "what it can teach them is limited: name a larger teacher, or"
     if larger := sorted(size for size in sizes if size * each > its):

@@ -6,6 +6,7 @@ from spaces.methods.start_from import StartFrom
 from spaces.objectives import OBJECTIVES, QUALITY_METRICS
 from spaces.plan import Plan
 from spaces.shape import Shape
+from spaces.space import Space
 
 _SHORT = {
     "latency_ms": "latency",
@@ -74,9 +75,10 @@ def say_layers(num_layers: int | None) -> str:
 
 def say_size(shape: Shape, base_layers: int | None = None, *, names: Mapping[str, str] | None = None) -> str:
     """The name of a student that is a model of its own, where ``names`` has it by fingerprint; else the size of the
-    model in layers, of which all are ``base_layers``, if that is known.
+    model in layers, of which all are ``base_layers``, if that is known, and its share of the base's width.
     """
-    return (names or {}).get(shape.base) or say_layers(shape.num_layers or base_layers)
+    width = "" if shape.width is None else f" at {shape.width:g} of the width"
+    return (names or {}).get(shape.base) or say_layers(shape.num_layers or base_layers) + width
 
 
 def say_shape(shape: Shape, base_layers: int | None = None, *, names: Mapping[str, str] | None = None) -> str:
@@ -85,9 +87,11 @@ def say_shape(shape: Shape, base_layers: int | None = None, *, names: Mapping[st
     return " + ".join([say_size(shape, base_layers, names=names) + tokens, *shape.details])
 
 
-def say_students(sizes: Sequence[int], names: Sequence[str]) -> str:
-    """Students cut to these numbers of layers, and models of these names: 1, 2 layers and bert-tiny."""
-    return say_list([*([f"{', '.join(map(str, sizes))} layers"] if sizes else []), *names])
+def say_students(space: Space) -> str:
+    """The students of a space: 1, 2 layers at 1, 0.5 of the width and bert-tiny."""
+    widths = f" at {', '.join(f'{width:g}' for width in space.student_widths)} of the width"
+    cut = f"{', '.join(map(str, space.student_layers))} layers{widths if space.student_widths != (1.0,) else ''}"
+    return say_list([*([cut] if space.student_layers else []), *(student.name for student in space.students)])
 
 
 def student_names(plan: Plan) -> Mapping[str, str]:

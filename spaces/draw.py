@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.choosers import Chooser, MiddleChooser, RecordingChooser, Value
@@ -45,11 +46,15 @@ def opening(space: Space) -> Iterator[Draw]:
 
 
 def _sizes(space: Space) -> list[dict[str, Value]]:
-    """What has to be picked for each size of a student, the deepest first."""
-    cuts: list[tuple[int, dict[str, Value]]] = [
-        (size, {"student": CUT, "student_layers": size}) for size in space.student_layers
+    """What has to be picked for each size of a student, the deepest and widest first."""
+    cuts: list[tuple[float, dict[str, Value]]] = [
+        (size * width, {"student": CUT, "student_layers": size, "student_width": width})
+        for size in space.student_layers
+        for width in space.student_widths
     ]
-    own: list[tuple[int, dict[str, Value]]] = [(found.num_layers, {"student": found.name}) for found in space.students]
+    own: list[tuple[float, dict[str, Value]]] = [
+        (found.num_layers, {"student": found.name}) for found in space.students
+    ]
     return [picks for _, picks in sorted([*cuts, *own], key=lambda one: one[0], reverse=True)]
 
 
@@ -61,13 +66,25 @@ def shapes(space: Space) -> list[Shape]:
 
 def restrict(space: Space, feasible: Callable[[Shape], bool]) -> Space:
     """``space`` without the sizes that are not feasible, and without strategies that could end in such a shape."""
-    layers = tuple(k for k in space.student_layers if feasible(space.shape(k)))
+    widths, layers = _block(space, feasible)
     own = tuple(student for student in space.students if feasible(Shape(base=student.model)))
-    left = replace(space, student_layers=layers, students=own)
+    left = replace(space, student_layers=layers, student_widths=widths, students=own)
     for name in space.strategies:
         left = _narrow(left, CATALOGUE[name], feasible)
     names = [name for name in space.strategies if _stays(CATALOGUE[name].ends_in(left), feasible)]
     return replace(left, strategies=tuple(names))
+
+
+def _block(space: Space, feasible: Callable[[Shape], bool]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """The widths, and the numbers of layers that are feasible at all of these, that make the most shapes together."""
+
+    def layers(widths: tuple[float, ...]) -> tuple[int, ...]:
+        return tuple(k for k in space.student_layers if all(feasible(space.shape(k, width)) for width in widths))
+
+    every = space.student_widths
+    blocks = [some for count in range(len(every), 0, -1) for some in combinations(every, count)]
+    widths = max(blocks, key=lambda some: len(some) * len(layers(some)))
+    return widths, layers(widths)
 
 
 def _narrow(space: Space, strategy: Strategy, feasible: Callable[[Shape], bool]) -> Space:

@@ -33,6 +33,8 @@ class Shape(Frozen):
     vocab_size: Annotated[int | None, Field(ge=1), LATER] = None
     """Tokens that are left; None: all of the base's."""
     adapters: Annotated[Adapters | None, LATER] = None
+    width: Annotated[float | None, Field(gt=0, lt=1), LATER] = None
+    """Share of the base's hidden channels, heads and neurons that is left; None: all of them."""
     reasons: Annotated[bool, LATER] = False
     """Whether a rationale is written before each response: a request then takes longer."""
     num_shots: Annotated[int, Field(ge=0), LATER] = 0

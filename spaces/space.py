@@ -39,6 +39,10 @@ class Space:
     strategies: tuple[str, ...]
     student_layers: tuple[int, ...]
     """Sizes of students that are cut from the base, in layers."""
+    student_widths: tuple[float, ...] = (1.0,)
+    """Shares of the base's width that students keep which are cut from it."""
+    width_scores: str | None = None
+    """Fingerprint of what each part of the base's width matters; None: students keep all of it."""
     students: tuple[Student, ...] = ()
     """Students that are models of their own."""
     narrowed: Mapping[str, Parameter] = field(default_factory=dict)
@@ -63,15 +67,20 @@ class Space:
         """``stages`` on this space's base, data and seed."""
         return Plan(base=self.base, stages=stages, data=self.data, seed=self.seed)
 
-    def shape(self, num_layers: int) -> Shape:
-        """The shape of a student of ``num_layers``."""
-        shape = Shape(base=self.base, num_layers=None if num_layers == self.base_layers else num_layers)
+    def shape(self, num_layers: int, width: float = 1.0) -> Shape:
+        """The shape of a student of ``num_layers`` and this share of the base's width."""
+        shape = Shape(
+            base=self.base,
+            num_layers=None if num_layers == self.base_layers else num_layers,
+            width=None if width == 1 else width,
+        )
         return self.vocabulary.reshape(shape) if self.vocabulary else shape
 
     @property
     def student_shapes(self) -> tuple[Shape, ...]:
         """Every shape in which a student may begin."""
-        return (*map(self.shape, self.student_layers), *(Shape(base=student.model) for student in self.students))
+        cut = (self.shape(size, width) for width in self.student_widths for size in self.student_layers)
+        return (*cut, *(Shape(base=student.model) for student in self.students))
 
     def num_layers(self, shape: Shape) -> int:
         """The number of layers of a shape of this space."""
@@ -135,3 +144,9 @@ class Space:
     def student_size(self, chooser: Chooser) -> int:
         """A number of layers for a student that is cut from the base."""
         return int(chooser.categorical("student_layers", self.student_layers))
+
+    def student_width(self, chooser: Chooser) -> float:
+        """A share of the base's width for a student that is cut from it. Nothing is asked where that is always all."""
+        if self.student_widths == (1.0,):
+            return 1.0
+        return float(chooser.categorical("student_width", self.student_widths))

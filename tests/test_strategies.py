@@ -56,6 +56,8 @@ def _spaces(draw_):
         seed=draw_(st.integers(0, 9)),
         strategies=tuple(draw_(st.lists(st.sampled_from(sorted(CATALOGUE)), min_size=1, unique=True))),
         student_layers=sizes,
+        student_widths=draw_(st.sampled_from([(1.0,), (1.0, 0.5), (0.25,)])),
+        width_scores="w" * 64,
         students=students,
         narrowed=draw_(_ranges()),
         teacher_recipes={
@@ -87,10 +89,16 @@ def test_every_draw_is_a_member_and_can_be_drawn_again(space, seed):
 def test_every_value_is_within_its_range(space, seed):
     found = _random(space, seed)
     strategy = CATALOGUE[found.strategy]
-    assert set(found.params) <= {span.name for span in strategy.parameters} | {"student", "student_layers", "teacher"}
+    assert set(found.params) <= {span.name for span in strategy.parameters} | {
+        "student",
+        "student_layers",
+        "student_width",
+        "teacher",
+    }
     cut = found.params.get("student", CUT) == CUT
     assert ("student" in found.params) is (strategy.student and bool(space.students))
     assert ("student_layers" in found.params) is (strategy.student and cut)
+    assert ("student_width" in found.params) is (strategy.student and cut and space.student_widths != (1.0,))
     assert cut is (found.plan.start == space.base)
     taught = "teacher" in strategy.needs or found.params.get("rationales") == "teacher"
     assert ("teacher" in found.params) is taught

@@ -27,6 +27,7 @@ _SHAPE_COLUMNS = [
     ("num_layers", pa.int64()),
     ("vocab_size", pa.int64()),
     ("adapters", pa.struct([("placement", pa.string()), ("reduction", pa.int64())])),
+    ("width", pa.float64()),
     ("reasons", pa.bool_()),
     ("num_shots", pa.int64()),
 ]

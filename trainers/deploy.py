@@ -24,6 +24,7 @@ from trainers.artifacts import Artifact
 from trainers.context import Context
 from trainers.models import ADAPTERS, FAMILIES, classifier_config, cut_config, load_classifier, new_classifier
 from trainers.onnx_graph import Sources, Weights
+from trainers.width import narrow_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -125,6 +126,8 @@ def _shape_config(shape: Shape, context: Context) -> "PretrainedConfig":
         if not FAMILIES[config.model_type].padded_positions:
             # Its number after the cut is not known here; it only tells which row of the table is not trained.
             config.pad_token_id = 0
+    if shape.width is not None:
+        config = narrow_config(config, shape.width)
     if shape.num_layers is not None:
         config = cut_config(config, spread(config.num_hidden_layers, shape.num_layers))
     if shape.adapters is not None:

@@ -24,6 +24,7 @@ from trainers.measuring import peak_rise_mb, time_in_turn
 from trainers.models import add_bottlenecks, select_layers
 from trainers.packed import open_packed, weight_matrix, write_packed
 from trainers.roofline import GraphFacts
+from trainers.width import narrow
 
 CALLS = 30
 WARM_UP = 3
@@ -113,8 +114,12 @@ def request_facts(model: Any, request: Request) -> GraphFacts:
 
 
 def _cut(shape: Shape, context: Context) -> Any:
-    """The base of ``shape`` with as many layers as it says, and with adapters where it has them."""
+    """The base of ``shape`` with as much of its width and as many layers as it says, and with adapters where it has
+    them.
+    """
     model: Any = load_causal(context.base_folder(shape.base))
+    if shape.width is not None:
+        model = narrow(model, shape.width)
     if shape.num_layers is not None:
         model = select_layers(model, spread(model.config.num_hidden_layers, shape.num_layers))
     return add_bottlenecks(model, shape.adapters) if shape.adapters else model

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from spaces.choosers import Chooser
 from spaces.methods.start_from import StartFrom
+from spaces.methods.width import SelectWidth
 from spaces.shape import Shape
 from spaces.space import Space
 from spaces.stages import Stage
@@ -35,13 +36,16 @@ class SelectLayers(Stage):
 
 
 def cut(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
-    """How a student begins: with a picked number of the base's layers and the part of its vocabulary that the space
-    names, without a stage where that is all of it; or at a picked model of its own.
+    """How a student begins: with a picked number of the base's layers, a share of its width and the part of its
+    vocabulary that the space names, without a stage where that is all of it; or at a picked model of its own.
     """
     if (own := space.own_student(chooser)) is not None:
         return (StartFrom(model=own.model, name=own.name),)
-    num_layers = space.student_size(chooser)
-    begin = () if space.vocabulary is None else (space.vocabulary,)
+    num_layers, width = space.student_size(chooser), space.student_width(chooser)
+    begin: tuple[Stage, ...] = () if space.vocabulary is None else (space.vocabulary,)
+    if width < 1:
+        assert space.width_scores is not None, "scored with the rows, before the first draw"
+        begin = (*begin, SelectWidth(share=width, scores=space.width_scores))
     if num_layers == space.base_layers:
         return begin
     return (*begin, SelectLayers(layers=spread(space.base_layers, num_layers)))
