@@ -18,7 +18,7 @@ from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.targets import TARGETS
 
-FILE = "ablation.json"
+_FOLDER, _END = "ablations", ".json"
 _MOST_VALUES = 6
 """A number that took more values than this is cut into ``_BINS`` ranges of as many values each."""
 _BINS = 4
@@ -195,14 +195,23 @@ def ablation_to_json(ablation: Ablation, *, metric: str) -> dict[str, Any]:
     }
 
 
-def read_ablation(run: Run) -> Ablation | None:
-    """What was measured in ``run`` last; None where nothing was. Records come from the ledger: a group whose record is
-    no longer there is left out.
+def write_ablation(run: Run, ablation: Ablation) -> None:
+    """Keep what was measured, as ``ablations/BY.json``, in place of an earlier one by the same."""
+    run.storage.child(_FOLDER).write_json(f"{ablation.by}{_END}", ablation_to_json(ablation, metric=run.metric))
+
+
+def read_ablations(run: Run) -> tuple[Ablation, ...]:
+    """All that was measured in ``run``: by strategy, size and precision, then by parameters. Records come from the
+    ledger: a group whose record is no longer there is left out.
     """
-    if not run.storage.exists(FILE):
-        return None
-    plain = run.storage.read_json(FILE)
+    folder = run.storage.child(_FOLDER)
     records = {record.record_id: record for record in run.records}
+    names = [name.removesuffix(_END) for name in folder.names(_END)]
+    order = [*(name for name in _ALWAYS if name in names), *sorted(set(names) - set(_ALWAYS))]
+    return tuple(_from_json(folder.read_json(f"{name}{_END}"), records) for name in order)
+
+
+def _from_json(plain: Mapping[str, Any], records: Mapping[str, Record]) -> Ablation:
     return Ablation(
         **{name: plain[name] for name in ("by", "target", "rule", "sequence_length", "output_tokens", "num_calls")},
         constraints=tuple(plain["constraints"]),

@@ -124,7 +124,7 @@ def ablate(
     target: Annotated[str | None, typer.Option("--target", help="A measured one; the first of them otherwise.")] = None,
     json_: AsJson = False,
 ) -> None:
-    """Measure the best variant of each group side by side, over batch sizes; into ablation.json and the report."""
+    """Measure the best variant of each group side by side, over batch sizes; into ablations/ and the report."""
     from search.ablation import ablation_to_json, best_of_groups
     from search.run import load_run
 

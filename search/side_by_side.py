@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from search.ablation import FILE, Ablation, AblationError, Batch, ablation_to_json
+from search.ablation import Ablation, AblationError, Batch, write_ablation
 from search.export import trained_model
 from search.records import Record
 from search.run import Run
@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 def measure(run: Run, picked: Ablation, *, batch_sizes: Sequence[int], say: Say) -> Ablation:
     """Time the members of ``picked``, the result of ``best_of_groups``, at each batch size: all in turn, call by call,
-    so that what slows the machine slows them alike. Written to the run's ``ablation.json``, in place of an earlier one.
+    so that what slows the machine slows them alike. Kept in the run, in place of an earlier one by the same.
 
     Rows have the length at which the cost table was measured. All members' models are in memory together. ``say``
     hears what is done.
@@ -55,7 +55,7 @@ def measure(run: Run, picked: Ablation, *, batch_sizes: Sequence[int], say: Say)
     num_calls = min(times.shape[1] for times in timed.values())
     about = {"sequence_length": length, "output_tokens": context.output_tokens, "num_calls": num_calls}
     found = replace(picked, members=members, **about)
-    run.storage.write_json(FILE, ablation_to_json(found, metric=run.metric))
+    write_ablation(run, found)
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from search.ablation import FILE, Batch, ablation_to_json, best_of_groups
+from search.ablation import Batch, best_of_groups, write_ablation
 from search.ledger import Ledger, Proposal, write_table
 from search.records import Record
 from search.run import load_run
@@ -113,7 +113,7 @@ def add_ablation(storage: Storage, *, by: str = "strategy", hostile: str = "") -
         sequence_length=24,
         num_calls=60,
     )
-    storage.write_json(FILE, ablation_to_json(found, metric=run.metric))
+    write_ablation(run, found)
 
 
 _STRATEGIES = ("full", "lora", "small_finetune", "finetune_then_distill", "distill_then_finetune", "dft")

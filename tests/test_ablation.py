@@ -27,7 +27,7 @@ from search.ablation import (
     best_of_groups,
     groupable,
     grouped,
-    read_ablation,
+    read_ablations,
 )
 from search.cli import app
 from search.export import ExportError
@@ -36,7 +36,9 @@ from search.question import Question
 from search.report.ablation_section import ablation_section, explained
 from search.report.batch_figures import batch_figures
 from search.report.build import build
+from search.report.figures import figures
 from search.report.html import render_html
+from search.report.sections import sections
 from search.report.text import render_ablation
 from search.run import Run, RunError, load_run
 from search.select import NoChoice
@@ -324,7 +326,7 @@ def test_the_best_are_measured_written_down_and_reported(trained: Storage) -> No
             assert batch.rows_per_s == pytest.approx(batch.batch_size / (batch.latency_ms / 1000))
     assert (found.sequence_length, found.output_tokens, found.num_calls) == (7, 0, 60)
     assert heard == ["deploying 2 variants", "timing batches of 1", "timing batches of 4"]
-    assert read_ablation(load_run(trained.location)) == found
+    assert read_ablations(load_run(trained.location)) == (found,)
     assert "Ablation by precision" in render_html(build(load_run(trained.location)))
 
 
@@ -336,7 +338,7 @@ def test_the_command_prints_tables_or_json(trained: Storage) -> None:
     assert "rows of 7 tokens" in " ".join(done.stdout.split())
     assert "Ablation by precision" in trained.read("report.html").decode()
     done = CliRunner().invoke(app, [*command, "3", "--json"])
-    assert json.loads(done.stdout) == trained.read_json("ablation.json")
+    assert json.loads(done.stdout) == trained.read_json("ablations/precision.json")
     assert [row["batches"][0]["batch_size"] for row in json.loads(done.stdout)["groups"]] == [3, 3]
 
 
@@ -366,7 +368,7 @@ def test_a_run_that_lacks_what_is_needed_says_so(tmp_path: Path) -> None:
 def test_the_section_shows_what_was_measured(tmp_path: Path, by: str) -> None:
     storage = make_run(tmp_path, RunSettings(forgetting=0.02))
     add_ablation(storage, by=by)
-    found = read_ablation(load_run(tmp_path))
+    (found,) = read_ablations(load_run(tmp_path))
     plots = batch_figures(found, "accuracy")
     text = re.sub(r"<[^>]+>", " ", ablation_section(found, "accuracy", plots).replace("<wbr>", ""))
     assert f"Ablation by {by.replace('_', ' ')}" in text
@@ -378,8 +380,8 @@ def test_the_section_shows_what_was_measured(tmp_path: Path, by: str) -> None:
         assert f"{100 * member.record.quality:.1f} %" in text
         assert f"{member.record.forgetting:+.3f}" in text
     for name, value in (
-        ("batch-throughput", lambda batch: batch.rows_per_s),
-        ("batch-latency", lambda b: b.latency_ms),
+        (f"batch-throughput-{by}", lambda batch: batch.rows_per_s),
+        (f"batch-latency-{by}", lambda b: b.latency_ms),
     ):
         traces = plots[name]["data"]
         assert [trace["name"] for trace in traces] == [member.group for member in found.members]
@@ -387,10 +389,24 @@ def test_the_section_shows_what_was_measured(tmp_path: Path, by: str) -> None:
         assert [trace["y"] for trace in traces] == [[value(batch) for batch in m.batches] for m in found.members]
 
 
+def test_each_of_several_is_kept_and_shown(tmp_path: Path) -> None:
+    storage = make_run(tmp_path, RunSettings(trials=12))
+    for by in ("teacher", "precision", "strategy", "precision"):
+        add_ablation(storage, by=by)
+    report = build(load_run(tmp_path))
+    assert [ablation.by for ablation in report.ablations] == ["strategy", "precision", "teacher"]
+    plots = figures(report)
+    page = "".join(sections(report, plots))
+    for by in ("strategy", "precision", "teacher"):
+        assert page.count(f"<h2>Ablation by {by}</h2>") == 1
+        for name in (f"batch-throughput-{by}", f"batch-latency-{by}"):
+            assert name in plots and page.count(f'id="plot-{name}"') == 1
+
+
 def test_a_busy_machine_is_said(tmp_path: Path) -> None:
     storage = make_run(tmp_path, RunSettings(trials=6))
     add_ablation(storage)
-    found = read_ablation(load_run(tmp_path))
+    (found,) = read_ablations(load_run(tmp_path))
     assert "busy" not in " ".join(explained(found))
     first, *others = found.members
     slow = replace(first, batches=(Batch(batch_size=1, latency_ms=2.0, latency_p95_ms=9.0),))
@@ -400,9 +416,9 @@ def test_a_busy_machine_is_said(tmp_path: Path) -> None:
 def test_a_record_that_is_gone_leaves_the_table(tmp_path: Path) -> None:
     storage = make_run(tmp_path, RunSettings(trials=6))
     add_ablation(storage)
-    before = read_ablation(load_run(tmp_path)).members
+    before = read_ablations(load_run(tmp_path))[0].members
     storage.remove(f"records/{before[0].record.record_id}.parquet")
-    assert read_ablation(load_run(tmp_path)).members == before[1:]
+    assert read_ablations(load_run(tmp_path))[0].members == before[1:]
 
 
 def test_nothing_of_an_ablation_is_taken_for_markup(tmp_path: Path) -> None:
@@ -415,11 +431,11 @@ def test_nothing_of_an_ablation_is_taken_for_markup(tmp_path: Path) -> None:
 def test_the_terminal_shows_groups_and_times(run: Run) -> None:
     storage = Storage(run.storage.location)
     add_ablation(storage, hostile="[bold]")
-    found = read_ablation(load_run(storage.location))
+    (found,) = read_ablations(load_run(storage.location))
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(render_ablation(found, run.metric))
     text = console.export_text()
     for member in found.members:
         assert member.group in text
     assert "rows/s" in text
-    assert ablation_to_json(found, metric="accuracy") == storage.read_json("ablation.json")
+    assert ablation_to_json(found, metric="accuracy") == storage.read_json("ablations/strategy.json")

@@ -112,7 +112,7 @@ def test_wrong_ablations_are_2(run, arguments, said):
     assert code == 2
     assert said in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
-    assert not (run / "ablation.json").exists()
+    assert not (run / "ablations").exists()
 
 
 def test_an_ablation_with_nothing_fitting_is_3(run):

@@ -13,6 +13,7 @@ from html import unescape
 import numpy as np
 import pytest
 from ledgers import RunSettings, make_record, make_run, make_space
+from plotly.validator_cache import ValidatorCache
 from rich.console import Console
 
 from search.ledger import Ledger, read_table
@@ -20,11 +21,14 @@ from search.report.build import build
 from search.report.figures import figures
 from search.report.html import render_html
 from search.report.importance import importance
+from search.report.looks import look
 from search.report.text import render_text
 from search.run import RunError, load_run
 from search.words import say, say_duration, say_list, say_plan
+from spaces.catalogue import CATALOGUE
 from spaces.draw import opening
 from spaces.methods.finetune import baseline
+from spaces.targets import PRECISIONS
 from trainers.storage import Storage
 
 HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>"
@@ -196,6 +200,23 @@ def test_what_training_does_beside_quality_is_shown_where_it_was_measured(run, t
         assert ("forgetting +" in texts[0], "overfit +0.110" in texts[0]) == (there, True)
         assert ('<th class="number">forgetting</th>' in render_html(report)) == there
         assert ("accuracy lost on the rows of task.retain" in _visible(render_html(report))) == there
+
+
+def test_every_strategy_has_a_look_of_its_own_and_every_precision_a_symbol(run):
+    looks = [look(name) for name in CATALOGUE]
+    assert len(set(looks)) == len(looks)
+    assert len({(how.shape, how.colour) for how in looks}) == len(looks), "without the dash of lines, too"
+    assert look("baseline") not in looks
+    known = set(ValidatorCache.get_validator("scatter.marker", "symbol").values)
+    for how in (*looks, look("baseline")):
+        symbols = [how.symbol(precision) for precision in PRECISIONS]
+        assert len(set(symbols)) == len(PRECISIONS) and set(symbols) <= known
+    traces = [trace for trace in figures(build(run))["front-cpu"]["data"] if trace.get("legendgroup") in CATALOGUE]
+    for trace in traces:
+        how = look(trace["legendgroup"])
+        assert trace["marker"]["color"] == how.colour
+        symbols = trace["marker"]["symbol"]
+        assert all(found.startswith(how.shape) for found in ([symbols] if isinstance(symbols, str) else symbols))
 
 
 def test_the_policy_allows_these_scripts_and_no_others(run):

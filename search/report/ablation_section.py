@@ -1,12 +1,12 @@
-"""The ablation in the page: what was measured side by side last."""
+"""An ablation in the page: what was measured side by side."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from search.ablation import Ablation, Batch, Member
-from search.report.batch_figures import describe, group_colours, say_rate
-from search.report.pieces import coloured, identity, number, plot, section, table
+from search.report.batch_figures import describe, group_looks, say_rate
+from search.report.pieces import identity, marked, number, plot, section, table
 from search.words import say, say_interval, say_name
 
 COLUMNS = ("size_mb", "memory_mb", "train_seconds", "forgetting", "overfit")
@@ -17,18 +17,18 @@ _QUIET = 3.0
 def ablation_section(ablation: Ablation, metric: str, plots: Mapping[str, Any]) -> str:
     """Rule, plots and tables; what was not measured for any member has no column."""
     shown = shown_columns(ablation, metric)
-    shaded = list(zip(ablation.members, group_colours(ablation), strict=True))
+    drawn = list(zip(ablation.members, group_looks(ablation), strict=True))
     heads = ["group", f"#{say_name(metric)}", *(f"#{say_name(name)}" for name in shown), "#best of", "#record"]
-    cells = [[coloured(m.group, describe(m, ablation.by), shade), *_cells(m, metric, shown)] for m, shade in shaded]
+    cells = [[marked(m.group, describe(m, ablation.by), how), *_cells(m, metric, shown)] for m, how in drawn]
     sizes = [batch.batch_size for batch in ablation.members[0].batches] if ablation.members else []
-    timings = [[coloured(m.group, "", shade), *map(_timing, m.batches)] for m, shade in shaded]
+    timings = [[marked(m.group, "", how), *map(_timing, m.batches)] for m, how in drawn]
     return section(
         f"Ablation by {say_name(ablation.by)}",
         "".join(
             [
                 *(f"<p>{escape(text)}</p>" for text in explained(ablation)),
-                plot("batch-throughput", plots),
-                plot("batch-latency", plots),
+                plot(f"batch-throughput-{ablation.by}", plots),
+                plot(f"batch-latency-{ablation.by}", plots),
                 table(heads, cells),
                 "<h3>Batches: median, 95th percentile, throughput</h3>",
                 table(["group", *(f"#{size} {'row' if size == 1 else 'rows'}" for size in sizes)], timings),

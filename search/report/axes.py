@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from search.report.colours import MUTED
+from search.report.looks import MUTED
 from search.words import say_name
 from spaces.objectives import Direction
 

@@ -5,7 +5,7 @@ from html import escape
 
 from search.ablation import Ablation, Batch, Member
 from search.report.axes import Figure, layout, ticks
-from search.report.colours import COLOURS, colour
+from search.report.looks import Look, look, numbered
 from search.words import say, say_interval, say_name
 
 
@@ -23,14 +23,14 @@ def batch_figures(ablation: Ablation, metric: str) -> dict[str, Figure]:
             "width": 3,
         }
     throughput = _figure(ablation, metric, "rows a second", lambda batch: batch.rows_per_s)
-    return {"batch-throughput": throughput, "batch-latency": latency}
+    return {f"batch-throughput-{ablation.by}": throughput, f"batch-latency-{ablation.by}": latency}
 
 
-def group_colours(ablation: Ablation) -> list[str]:
-    """A colour for each member: its strategy's own where groups are strategies."""
+def group_looks(ablation: Ablation) -> list[Look]:
+    """A look for each member: its strategy's own where groups are strategies."""
     if ablation.by == "strategy":
-        return [colour(member.group) for member in ablation.members]
-    return [COLOURS[index % len(COLOURS)] for index in range(len(ablation.members))]
+        return [look(member.group) for member in ablation.members]
+    return [numbered(index) for index in range(len(ablation.members))]
 
 
 def describe(member: Member, by: str) -> str:
@@ -59,10 +59,10 @@ def _figure(ablation: Ablation, metric: str, title: str, value: Callable[[Batch]
             "y": [value(batch) for batch in member.batches],
             "text": [_hover(member, batch, ablation.by, metric) for batch in member.batches],
             "hovertemplate": "%{text}<extra></extra>",
-            "line": {"color": shade, "width": 2},
-            "marker": {"color": shade, "size": 8},
+            "line": how.line,
+            "marker": how.marker,
         }
-        for member, shade in zip(ablation.members, group_colours(ablation), strict=True)
+        for member, how in zip(ablation.members, group_looks(ablation), strict=True)
     ]
     return {"data": traces, "layout": frame | {"height": 380}}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.ablation import Ablation, read_ablation
+from search.ablation import Ablation, read_ablations
 from search.records import Record
 from search.report.importance import Importance, importance
 from search.run import Confirmed, Run, described
@@ -112,8 +112,8 @@ class Report:
     targets: tuple[TargetView, ...]
     best: tuple[BestAtSize, ...]
     importance: Importance
-    ablation: Ablation | None
-    """What was measured side by side last; None where nothing was."""
+    ablations: tuple[Ablation, ...]
+    """What was measured side by side, the last of everything that groups differed in."""
     notes: tuple[str, ...]
     """What was said of data and models before the first trial."""
     ended: tuple[Ended, ...]
@@ -141,7 +141,7 @@ def build(run: Run) -> Report:
         targets=tuple(_target(run, name) for name in run.goals.targets),
         best=_best(run),
         importance=importance(records),
-        ablation=read_ablation(run),
+        ablations=read_ablations(run),
         notes=run.notes,
         ended=tuple(_ended(record) for record in records if record.status != "complete"),
         counts=_counts(records),

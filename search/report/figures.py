@@ -4,17 +4,16 @@ Colours of text, grid and background are left to the page, which knows whether i
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape
 
 from search.report.axes import Figure, layout, level, near_front, quality_axis, ticks
 from search.report.batch_figures import batch_figures
 from search.report.build import BestAtSize, Point, Report, TargetView
-from search.report.colours import COLOURS, MUTED, colour
+from search.report.looks import COLOURS, MUTED, UNKNOWN, look
 from search.words import say, say_interval, say_name
 from spaces.catalogue import CATALOGUE
 from spaces.objectives import OBJECTIVES
-
-_SYMBOLS = {"fp32": "circle", "int8": "diamond", "bf16": "square", "int4": "triangle-up"}
 
 
 def figures(report: Report) -> dict[str, Figure]:
@@ -26,7 +25,9 @@ def figures(report: Report) -> dict[str, Figure]:
         found["over-time"] = over_time(report)
     if report.importance.shares:
         found["importance"] = importance(report)
-    return found | (batch_figures(report.ablation, report.metric) if report.ablation else {})
+    for ablation in report.ablations:
+        found |= batch_figures(ablation, report.metric)
+    return found
 
 
 def front(view: TargetView, report: Report) -> Figure:
@@ -65,8 +66,8 @@ def best_by_size(report: Report) -> Figure:
     traces = []
     for index, name in enumerate(strategies):
         own = [row for row in rows if row.strategy == name]
-        # Side by side, so that intervals at one size do not cover each other.
-        shift = 0.07 * (index - (len(strategies) - 1) / 2)
+        # Side by side, so that intervals at one size do not cover each other; never as far as halfway to the next.
+        shift = min(0.07, 0.6 / len(strategies)) * (index - (len(strategies) - 1) / 2)
         traces.append(_best_trace(own, name, [sizes.index(row.size) + shift for row in own], report.metric))
     frame = layout(x="size", y=quality_axis(report.metric))
     frame["xaxis"] |= {"tickvals": list(range(len(sizes))), "ticktext": [escape(size) for size in sizes]}
@@ -124,6 +125,7 @@ def main_precision(rows: Sequence[BestAtSize]) -> str:
 
 
 def _strategy(points: Sequence[Point], name: str, cost: str, report: Report) -> Figure:
+    how = look(name)
     return {
         "type": "scatter",
         "mode": "markers",
@@ -135,11 +137,11 @@ def _strategy(points: Sequence[Point], name: str, cost: str, report: Report) -> 
         "text": [hover(point, report) for point in points],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
-            "color": colour(name),
-            "symbol": [_SYMBOLS.get(point.record.precision, "star") for point in points],
+            "color": how.colour,
+            "symbol": [how.symbol(point.record.precision) for point in points],
             "size": [12 if point.on_front else 8 for point in points],
             "opacity": [1.0 if point.on_front else 0.3 for point in points],
-            "line": {"width": 0},
+            "line": {"width": 2, "color": [how.edge(point.record.precision) for point in points]},
         },
     }
 
@@ -195,8 +197,8 @@ def _ring(chosen: Sequence[Point], cost: str) -> Figure:
 def _keys(points: Sequence[Point], strategies: Sequence[str]) -> list[Figure]:
     """Entries of the legend: a trace whose points are faint would have a faint one."""
     precisions = sorted({point.record.precision for point in points}, key=lambda p: (p != "fp32", p))
-    keys = [(name, {"color": colour(name), "symbol": "circle"}) for name in strategies]
-    keys += [(p, {"color": MUTED, "symbol": _SYMBOLS.get(p, "star")}) for p in precisions if len(precisions) > 1]
+    keys = [(name, look(name), "fp32") for name in strategies]
+    keys += [(p, replace(UNKNOWN, shape="circle"), p) for p in precisions if len(precisions) > 1]
     return [
         {
             "type": "scatter",
@@ -205,9 +207,14 @@ def _keys(points: Sequence[Point], strategies: Sequence[str]) -> list[Figure]:
             "legendgroup": name,
             "x": [None],
             "y": [None],
-            "marker": {**marker, "size": 10},
+            "marker": {
+                "color": how.colour,
+                "symbol": how.symbol(precision),
+                "size": 10,
+                "line": {"width": 2, "color": how.edge(precision)},
+            },
         }
-        for name, marker in keys
+        for name, how, precision in keys
     ]
 
 
@@ -221,12 +228,12 @@ def _best_trace(rows: Sequence[BestAtSize], name: str, x: Sequence[float], metri
         "y": [row.record.quality for row in rows],
         "text": [f"{escape(name)}, {escape(row.size)}: {_quality(row, metric)}" for row in rows],
         "hovertemplate": "%{text}<extra></extra>",
-        "line": {"color": colour(name), "width": 2},
-        "marker": {"color": colour(name), "size": 9},
+        "line": look(name).line,
+        "marker": look(name).marker,
         "error_y": {
             "array": [up for up, _ in arms],
             "arrayminus": [down for _, down in arms],
-            "color": colour(name),
+            "color": look(name).colour,
             "thickness": 1,
             "width": 0,
         },

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from search.report.colours import colour
+from search.report.looks import Look, look
 
 
 def section(title: str, body: str) -> str:
@@ -32,13 +32,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, chosen: Sequen
 
 
 def variant(strategy: str, below: str) -> str:
-    """A cell with a strategy in its colour, and small text below. On a phone the name may break at its underscores."""
-    return coloured(strategy, below, colour(strategy))
+    """A cell with a strategy behind its mark, and small text below. On a phone a name may break at its underscores."""
+    return marked(strategy, below, look(strategy))
 
 
-def coloured(name: str, below: str, shade: str) -> str:
-    """A cell with a name behind a dot of a colour, and small text below."""
-    dot = f'<span class="dot" style="background:{shade}"></span>'
+def marked(name: str, below: str, how: Look) -> str:
+    """A cell with a name behind a mark of its colour and shape, and small text below."""
+    dot = f'<span class="dot {how.shape}" style="background:{how.colour}"></span>'
     small = f"<br><small>{escape(below)}</small>" if below else ""
     return f'<td class="variant">{dot}{_breakable(name)}{small}</td>'
 

@@ -30,7 +30,7 @@ def sections(report: Report, plots: Mapping[str, Any]) -> list[str]:
     return [
         *(_front(view, report, plots) for view in report.targets),
         _best(report, plots),
-        ablation_section(report.ablation, report.metric, plots) if report.ablation else "",
+        *(ablation_section(ablation, report.metric, plots) for ablation in report.ablations),
         _over_time(plots),
         _importance(report, plots),
         _ended(report),

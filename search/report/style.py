@@ -49,6 +49,10 @@ tr.chosen td:first-child { box-shadow: inset 3px 0 0 var(--accent); padding-left
 td small { font-weight: 400; }
 .plot { width: 100%; margin: 1rem 0 .5rem; }
 .dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .45em; }
+.dot.diamond { border-radius: 0; transform: rotate(45deg) scale(.87); }
+.dot.square { border-radius: 0; }
+.dot.cross { clip-path: polygon(35% 0, 65% 0, 65% 35%, 100% 35%, 100% 65%, 65% 65%, 65% 100%, 35% 100%, 35% 65%,
+  0 65%, 0 35%, 35% 35%); border-radius: 0; }
 code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .86em; }
 pre { background: var(--raised); border-radius: 10px; padding: 1rem 1.1rem; overflow-x: auto; line-height: 1.5; }
 details { margin: .6rem 0; }
