@@ -13,6 +13,7 @@ from spaces.methods import (
     finetune,
     meta,
     pseudo_label,
+    qlora,
     quantized_distill,
 )
 from spaces.ranges import Parameter
@@ -21,6 +22,7 @@ from spaces.strategy import Strategy
 _STRATEGIES = (
     finetune.FULL,
     finetune.LORA,
+    qlora.QLORA,
     adapter.ADAPTER,
     finetune.SMALL_FINETUNE,
     distill.DISTILL_SOFT,

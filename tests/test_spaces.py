@@ -23,6 +23,7 @@ from spaces.methods.features import Feature
 from spaces.methods.finetune import Finetune, Lora
 from spaces.methods.meta import MetaDistill
 from spaces.methods.pseudo_label import PseudoLabel
+from spaces.methods.qlora import Qlora
 from spaces.methods.quantized_distill import QuantizedDistill
 from spaces.methods.vocabulary import KeepVocabulary
 from spaces.objectives import OBJECTIVES, parse_constraint
@@ -93,6 +94,10 @@ _GOLDEN = {
         "50a216303c778316a192f8fef97d303f8edb9f9f0fc027db3cbdf0f84d6c1fc3",
     ),
     "full": (_plan(_FULL), "01aba567db1dfe4f5e18029acfc8e7af124de2054e54403df969cc024ebc538b"),
+    "four_bits": (
+        _plan(Qlora(optimisation=_OPTIMISATION, lora=Lora(rank=8, alpha=16.0))),
+        "03939ec9c57995f463e9fa8dd863120280126f4b8b5b37fe7d086aa477486341",
+    ),
     "lora": (_plan(_LORA), "6304bd5e27cb66bb1daed220937f2654c2f7614d14c17554cef9f22792b74112"),
     "cut": (_plan(_CUT, _FULL, seed=7), "1318ec17dccf08c11582d0147250fdb11754108a78ea4963d178c9389e088ffd"),
     "mixed": (_plan(_CUT, _mixed()), "e7eaebc653bc1abbc2761d9e077451e36582858ecc289e9f4677d8eac4c84444"),

@@ -296,6 +296,12 @@ def complete(model: "PreTrainedModel", folder: Path | None = None) -> "PreTraine
     return model
 
 
+def replace_module(model: Any, name: str, module: Any) -> None:
+    """Put ``module`` where ``model`` has the one called ``name``."""
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, module)
+
+
 def variant_of(config: "PretrainedConfig") -> dict[str, str]:
     """What transformers is to be told where it reads or writes the weights of a model of this config."""
     return {"variant": "adapted"} if getattr(config, ADAPTERS, None) else {}

@@ -18,7 +18,7 @@ from spaces.targets import Precision
 from trainers.bottleneck import hand_over
 from trainers.causal_models import causal_config
 from trainers.model_files import ModelError
-from trainers.models import complete, quiet_transformers, variant_of
+from trainers.models import complete, quiet_transformers, replace_module, variant_of
 
 _INT8_INPUTS = 16
 """torch reads int8 weights in blocks of so many; with 172 inputs it gave NaN for one row and crashed for four."""
@@ -201,9 +201,8 @@ def _bias(module: Any) -> Tensor | None:
 
 
 def _replace(model: Any, name: str, module: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
     hand_over(model.get_submodule(name), module)
-    setattr(model.get_submodule(parent), own, module)
+    replace_module(model, name, module)
 
 
 def _tied_names(model: Any) -> set[str]:

@@ -35,6 +35,16 @@ class Lora(Frozen):
         where = "" if self.target == "all" else f" on {self.target}"
         return f"{name} rank {self.rank}{where}"
 
+    def reshape(self, shape: Shape) -> Shape:
+        """The shape once it is merged. Raises ``ValueError`` where it cannot be."""
+        if shape.additions:
+            # Merged into a layer, an update would pass through the adapter behind it; in training it did not.
+            raise ValueError(
+                f"{self.say()} cannot be merged into a model with {' and '.join(shape.additions)}; "
+                "fine-tune all its weights, or begin at a model without"
+            )
+        return shape
+
 
 class Finetune(Training):
     """Train on the gold labels; with ``lora``, only adapters and the head, merged into the weights at the end."""
@@ -45,13 +55,7 @@ class Finetune(Training):
     lora: Lora | None = None
 
     def reshape(self, shape: Shape) -> Shape:
-        if self.lora and shape.additions:
-            # Merged into a layer, an update would pass through the adapter behind it; in training it did not.
-            raise ValueError(
-                f"{self.lora.say()} cannot be merged into a model with {' and '.join(shape.additions)}; "
-                "fine-tune all its weights, or begin at a model without"
-            )
-        return shape
+        return self.lora.reshape(shape) if self.lora else shape
 
     def say(self) -> str:
         how = f"{self.lora.say()}, " if self.lora else ""
@@ -82,16 +86,21 @@ def _full(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     return (Finetune(optimisation=space.optimisation(chooser, LEARNING_RATE, EPOCHS)),)
 
 
-def _lora(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
+def pick_lora(space: Space, chooser: Chooser, *, plain: bool = False) -> Lora:
+    """Rank, alpha, target and, unless it is to be ``plain``, variant as picked."""
     rank = space.integer(chooser, LORA_RANK)
-    variant = space.choice(chooser, LORA_VARIANT)
-    lora = Lora(
+    variant = "lora" if plain else space.choice(chooser, LORA_VARIANT)
+    return Lora(
         rank=rank,
         alpha=float(f"{rank * space.real(chooser, LORA_ALPHA):.3g}"),
         target=space.choice(chooser, LORA_TARGET),
         rank_stabilised=variant == "rslora",
         decomposed=variant == "dora",
     )
+
+
+def _lora(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
+    lora = pick_lora(space, chooser)
     return (Finetune(optimisation=space.optimisation(chooser, LORA_LEARNING_RATE, EPOCHS), lora=lora),)
 
 
