@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-NeedName = Literal["teacher", "same_tokens", "unlabeled", "rationales", "domains", "texts", "writes", "labels", "int8"]
+NeedName = Literal[
+    "teacher", "same_tokens", "unlabeled", "rationales", "domains", "texts", "writes", "labels", "int8", "prefix"
+]
 
 Lacking = Mapping[NeedName, str]
 """The needs that are not met, each with why, and the way out where there is one."""
@@ -36,4 +38,5 @@ NEEDS: Mapping[NeedName, Need] = {
     # Known when the rows have been read.
     "labels": Need("responses that are labels"),
     "int8": Need("int8 among the precisions", "search.space.quantization leaves int8 out"),
+    "prefix": Need("attention that reads keys and values before a text's own"),
 }

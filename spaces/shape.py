@@ -35,6 +35,8 @@ class Shape(Frozen):
     adapters: Annotated[Adapters | None, LATER] = None
     width: Annotated[float | None, Field(gt=0, lt=1), LATER] = None
     """Share of the base's hidden channels, heads and neurons that is left; None: all of them."""
+    prefix_tokens: Annotated[int | None, Field(ge=1), LATER] = None
+    """Learnt keys and values that attention reads before a text's own, in every layer; None: none."""
     reasons: Annotated[bool, LATER] = False
     """Whether a rationale is written before each response: a request then takes longer."""
     num_shots: Annotated[int, Field(ge=0), LATER] = 0
@@ -48,7 +50,8 @@ class Shape(Frozen):
     @property
     def additions(self) -> tuple[str, ...]:
         """What was put into the layers that are left, a word each."""
-        return (self.adapters.say(),) if self.adapters else ()
+        adapters = (self.adapters.say(),) if self.adapters else ()
+        return (*adapters, f"prefix-{self.prefix_tokens}") if self.prefix_tokens else adapters
 
     @property
     def details(self) -> tuple[str, ...]:

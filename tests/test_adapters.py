@@ -182,7 +182,9 @@ def test_lost_adapters_are_noticed(tmp_path: Path) -> None:
     (file,) = (tmp_path / "saved").glob("*.safetensors")
     weights = {name: tensor for name, tensor in load_file(file).items() if not name.endswith("adapter.up.bias")}
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"4 tensors of the adapters are not in the weights, such as .*up.bias"):
+    with pytest.raises(
+        ModelError, match=r"4 tensors that were added to the model are not in the weights, such as .*up.bias"
+    ):
         load_classifier(tmp_path / "saved", labels=LABELS)
 
 

@@ -260,8 +260,8 @@ def test_students_of_every_strategy_begin_with_the_cut(tmp_path: Path) -> None:
             assert all(chain.reader == chain.base for chain in part.teachers)
     assert found.reference == Shape(base=found.base.fingerprint)
     cuts = [Shape(base=found.base.fingerprint, num_layers=size, vocab_size=stage.num_tokens) for size in (1, None)]
-    assert {shape for shape in shapes(found.space) if not shape.adapters} == {*cuts, found.reference}
-    assert {shape.vocab_size for shape in shapes(found.space) if shape.adapters} == {None}
+    assert {shape for shape in shapes(found.space) if not shape.additions} == {*cuts, found.reference}
+    assert {shape.vocab_size for shape in shapes(found.space) if shape.additions} == {None}
 
 
 def test_without_it_nothing_changes(tmp_path: Path) -> None:

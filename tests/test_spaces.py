@@ -22,6 +22,7 @@ from spaces.methods.experts import DistillExperts, Expert, Gate, Part
 from spaces.methods.features import Feature
 from spaces.methods.finetune import Finetune, Lora
 from spaces.methods.meta import MetaDistill
+from spaces.methods.prefix import PrefixTuning
 from spaces.methods.pseudo_label import PseudoLabel
 from spaces.methods.qlora import Qlora
 from spaces.methods.quantized_distill import QuantizedDistill
@@ -104,6 +105,10 @@ _GOLDEN = {
     "met": (_plan(_CUT, _MET), "f6ea95b9044c1c551864ee807f1869e970e7888c08c9785412d135a1ba77a144"),
     "small": (_plan(_SMALL, _CUT, _FULL), "67359e50de619d0f782d7cf88d01e25cadaf069765e7f0fce71496b7c3d71b18"),
     "taught": (_plan(_FULL, _CUT, _distill()), "f61fe6f050def149f12fc076e6d8a8269e6d8be57786cf7371b4bd26cbf290c4"),
+    "prefix": (
+        _plan(PrefixTuning(num_tokens=16, projection=True, optimisation=_OPTIMISATION)),
+        "658453cc5fbd852c82d8f40debca853dfbcca6ff25eddf10678321dc57b9abec",
+    ),
     "adapter": (_plan(_ADAPTER), "24af9b30db5363f3c92af2e78962493d5bb2bfec321daf54e2f464453cad468e"),
 }
 

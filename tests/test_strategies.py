@@ -154,6 +154,7 @@ _CHAINS = {
     "full": ["finetune"],
     "lora": ["finetune"],
     "adapter": ["adapter"],
+    "prefix": ["prefix"],
     "small_finetune": ["select_layers", "finetune"],
     "distill_soft": ["select_layers", "distill"],
     "finetune_then_distill": ["finetune", "select_layers", "distill"],

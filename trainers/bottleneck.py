@@ -1,18 +1,17 @@
-"""Bottleneck adapters as modules in a model of any family, and their weights in its folder.
+"""Bottleneck adapters as modules in a model of any family.
 
 An adapter belongs to the linear map that its sub-layer ends in, and changes what that gives before the skip connection
 is added. All other weights keep their names and values.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from spaces.shape import Adapters
-from trainers.model_files import WEIGHTS, ModelError
+from trainers.model_files import ModelError
 
 if TYPE_CHECKING:
     from trainers.models import Family
@@ -62,24 +61,6 @@ def hand_over(place: nn.Module, successor: nn.Module) -> None:
 def adapter_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """All weights of the adapters in ``model``."""
     return (parameter for name, parameter in model.named_parameters() if f".{_NAME}." in name)
-
-
-def read_adapters(model: nn.Module, folder: Path) -> None:
-    """Fill the adapters in ``model`` with the weights in ``folder``.
-
-    Raises:
-        ModelError: some are missing.
-    """
-    from safetensors import safe_open
-
-    found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob(WEIGHTS)):
-        with safe_open(path, framework="pt") as tensors:
-            found |= {name: tensors.get_tensor(name) for name in tensors.keys() if f".{_NAME}." in name}  # noqa: SIM118
-    lost = {name for name, _ in model.named_parameters() if f".{_NAME}." in name} - found.keys()
-    if lost:
-        raise ModelError(f"{folder}: {len(lost)} tensors of the adapters are not in the weights, such as {min(lost)}")
-    model.load_state_dict(found, strict=False)
 
 
 def _places(model: Any, adapters: Adapters, family: "Family") -> Iterator[Any]:

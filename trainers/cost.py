@@ -28,6 +28,7 @@ _SHAPE_COLUMNS = [
     ("vocab_size", pa.int64()),
     ("adapters", pa.struct([("placement", pa.string()), ("reduction", pa.int64())])),
     ("width", pa.float64()),
+    ("prefix_tokens", pa.int64()),
     ("reasons", pa.bool_()),
     ("num_shots", pa.int64()),
 ]

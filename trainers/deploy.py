@@ -22,7 +22,7 @@ from spaces.targets import Precision
 from trainers import onnx_graph
 from trainers.artifacts import Artifact
 from trainers.context import Context
-from trainers.models import ADAPTERS, FAMILIES, classifier_config, cut_config, load_classifier, new_classifier
+from trainers.models import ADAPTERS, FAMILIES, PREFIX, classifier_config, cut_config, load_classifier, new_classifier
 from trainers.onnx_graph import Sources, Weights
 from trainers.width import narrow_config
 
@@ -132,6 +132,8 @@ def _shape_config(shape: Shape, context: Context) -> "PretrainedConfig":
         config = cut_config(config, spread(config.num_hidden_layers, shape.num_layers))
     if shape.adapters is not None:
         setattr(config, ADAPTERS, shape.adapters.model_dump())
+    if shape.prefix_tokens is not None:
+        setattr(config, PREFIX, shape.prefix_tokens)
     return config
 
 

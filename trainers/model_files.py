@@ -1,11 +1,15 @@
 """The files of a pretrained model: where they are, whether they are whole, and the fingerprint of their content."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spaces.canonical import file_fingerprint
 from spaces.task import BUILTIN
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = "model*.safetensors"
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
@@ -76,6 +80,25 @@ def tensor_shapes(reference: str, folder: Path) -> dict[str, tuple[int, ...]]:
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{reference}: {path} is damaged ({error}); fetch it again") from error
     return shapes
+
+
+def read_added(folder: Path, names: Set[str]) -> "dict[str, Tensor]":
+    """The tensors of these names in the weights in ``folder``: what transformers does not read, having no place for it.
+
+    Raises:
+        ModelError: some are missing.
+    """
+    from safetensors import safe_open
+
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob(WEIGHTS)):
+        with safe_open(path, framework="pt") as tensors:
+            found |= {name: tensors.get_tensor(name) for name in tensors.keys() if name in names}  # noqa: SIM118
+    if lost := names - found.keys():
+        raise ModelError(
+            f"{folder}: {len(lost)} tensors that were added to the model are not in the weights, such as {min(lost)}"
+        )
+    return found
 
 
 def content_hashes(folder: Path, patterns: Sequence[str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from trainers.model_files import (
     check_weights,
     content_hashes,
     find_model,
+    read_added,
     tensor_shapes,
 )
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 ADAPTERS = "distune_adapters"
 """Field of a config: which adapters (``spaces.shape.Adapters``) are in the layers; transformers itself knows none."""
+PREFIX = "distune_prefix"
+"""The same of the prefix: how many keys and values each layer's attention reads before a text's own."""
 _PER_LAYER = ("layer_types", "no_rope_layers")
 """Fields of a config that hold one value for each layer."""
 
@@ -49,28 +52,36 @@ class Family:
     """From a layer, the linear map that attention ends in, before the skip connection is added."""
     ffn_output: str = "output.dense"
     """The same of the feed-forward block."""
+    attention: str | None = "attention.self"
+    """From a layer, the module that attends and can be given keys and values from before; None: it takes none."""
 
 
 ENCODERS: dict[str, Family] = {
     "bert": Family("encoder.layer"),
     "camembert": Family("encoder.layer", padded_positions=True),
-    "deberta": Family("encoder.layer"),
-    "deberta-v2": Family("encoder.layer"),
-    "distilbert": Family("transformer.layer", attention_output="attention.out_lin", ffn_output="ffn.lin2"),
+    "deberta": Family("encoder.layer", attention=None),
+    "deberta-v2": Family("encoder.layer", attention=None),
+    "distilbert": Family(
+        "transformer.layer", attention_output="attention.out_lin", ffn_output="ffn.lin2", attention=None
+    ),
     "electra": Family("encoder.layer"),
     "ernie": Family("encoder.layer"),
     "megatron-bert": Family("encoder.layer"),
-    "modernbert": Family("layers", attention_output="attn.Wo", ffn_output="mlp.Wo"),
-    "mpnet": Family("encoder.layer", padded_positions=True, attention_output="attention.attn.o"),
+    "modernbert": Family("layers", attention_output="attn.Wo", ffn_output="mlp.Wo", attention=None),
+    "mpnet": Family("encoder.layer", padded_positions=True, attention_output="attention.attn.o", attention=None),
     "roberta": Family("encoder.layer", padded_positions=True),
     "xlm-roberta": Family("encoder.layer", padded_positions=True),
 }
 
 
 def _decoder(
-    layers: str = "layers", *, attention_output: str = "self_attn.o_proj", ffn_output: str = "mlp.down_proj"
+    layers: str = "layers",
+    *,
+    attention_output: str = "self_attn.o_proj",
+    ffn_output: str = "mlp.down_proj",
 ) -> Family:
-    return Family(layers, attention_output=attention_output, ffn_output=ffn_output)
+    attention = attention_output.rpartition(".")[0]
+    return Family(layers, attention_output=attention_output, ffn_output=ffn_output, attention=attention)
 
 
 DECODERS: dict[str, Family] = {
@@ -277,22 +288,36 @@ def save_model(model: "PreTrainedModel", folder: Path) -> None:
 
 def add_bottlenecks(model: "PreTrainedModel", adapters: Adapters) -> "PreTrainedModel":
     """``model`` with new adapters, which its config names from now on. Raises ``ModelError`` where it has some."""
+    from trainers import bottleneck
+
+    bottleneck.insert(model, adapters, FAMILIES[model.config.model_type])
     setattr(model.config, ADAPTERS, adapters.model_dump())
-    return complete(model)
+    return model
+
+
+def add_prefix(model: "PreTrainedModel", num_tokens: int) -> "PreTrainedModel":
+    """The same of a prefix in every layer. Raises ``ModelError`` where it has one, or its attention takes none."""
+    from trainers import past
+
+    past.insert(model, num_tokens, FAMILIES[model.config.model_type])
+    setattr(model.config, PREFIX, num_tokens)
+    return model
 
 
 def complete(model: "PreTrainedModel", folder: Path | None = None) -> "PreTrainedModel":
-    """``model`` with the adapters that its config names, put in now; their weights are new, or those in ``folder``.
+    """``model`` with the adapters and the prefix that its config names, put in now; their weights are new, or those in
+    ``folder``. To be called wherever transformers has built a model from a config.
 
-    To be called wherever transformers has built a model from a config.
+    Raises:
+        ModelError: such weights are missing in ``folder``.
     """
-    if (settings := getattr(model.config, ADAPTERS, None)) is None:
-        return model
-    from trainers.bottleneck import insert, read_adapters
-
-    insert(model, Adapters(**settings), FAMILIES[model.config.model_type])
-    if folder is not None:
-        read_adapters(model, folder)
+    before = set(model.state_dict())
+    if (settings := getattr(model.config, ADAPTERS, None)) is not None:
+        add_bottlenecks(model, Adapters(**settings))
+    if (num_tokens := getattr(model.config, PREFIX, None)) is not None:
+        add_prefix(model, num_tokens)
+    if folder is not None and (added := model.state_dict().keys() - before):
+        model.load_state_dict(read_added(folder, added), strict=False)
     return model
 
 
@@ -304,7 +329,8 @@ def replace_module(model: Any, name: str, module: Any) -> None:
 
 def variant_of(config: "PretrainedConfig") -> dict[str, str]:
     """What transformers is to be told where it reads or writes the weights of a model of this config."""
-    return {"variant": "adapted"} if getattr(config, ADAPTERS, None) else {}
+    added = any(getattr(config, name, None) is not None for name in (ADAPTERS, PREFIX))
+    return {"variant": "adapted"} if added else {}
 
 
 @contextlib.contextmanager

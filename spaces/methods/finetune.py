@@ -37,10 +37,10 @@ class Lora(Frozen):
 
     def reshape(self, shape: Shape) -> Shape:
         """The shape once it is merged. Raises ``ValueError`` where it cannot be."""
-        if shape.additions:
+        if shape.adapters:
             # Merged into a layer, an update would pass through the adapter behind it; in training it did not.
             raise ValueError(
-                f"{self.say()} cannot be merged into a model with {' and '.join(shape.additions)}; "
+                f"{self.say()} cannot be merged into a model with {shape.adapters.say()}; "
                 "fine-tune all its weights, or begin at a model without"
             )
         return shape

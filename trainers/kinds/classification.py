@@ -27,7 +27,7 @@ from trainers.fake_int8 import fake_int8
 from trainers.kinds import split_tokens
 from trainers.kinds.kind import PseudoLabels, Request
 from trainers.metrics import Quality
-from trainers.models import ModelInfo, inspect_model, load_classifier
+from trainers.models import ENCODERS, FAMILIES, ModelInfo, inspect_model, load_classifier
 from trainers.probe import probe_accuracy
 from trainers.ranks import Ranks, solo
 from trainers.serving import predict
@@ -65,6 +65,7 @@ class Classification:
     def lacking(
         self, context: Context, *, base: ModelInfo, teacher: ModelInfo | None, students: Sequence[ModelInfo]
     ) -> Lacking:
+        found = _no_prefix(base) if FAMILIES[base.model_type].attention is None else {}
         teaches = teacher or base
         for student in (base, *students):
             where = unlike_tokens(context, base=student.fingerprint, teacher=teaches.fingerprint)
@@ -72,8 +73,8 @@ class Classification:
                 listed = f"leave {student.reference} out of model.students"
                 reason = f"{teaches.reference} does not read the tokens of {student.reference}: {where}"
                 way_out = "leave model.teacher out" if student is base else listed
-                return {"same_tokens": f"{reason}; name a teacher with the same tokenizer, or {way_out}"}
-        return {}
+                return {**found, "same_tokens": f"{reason}; name a teacher with the same tokenizer, or {way_out}"}
+        return found
 
     def keep_vocabulary(self, rows: TaskRows, base: ModelInfo, context: Context) -> KeepVocabulary:
         learnt = [rows.train, *([rows.unlabeled] if rows.unlabeled else [])]
@@ -145,3 +146,9 @@ class Classification:
         context: Context,  # noqa: ARG002
     ) -> Iterator[np.ndarray]:
         return graph_cost.time_batches(deployed, batch_sizes=batch_sizes, sequence_length=sequence_length)
+
+
+def _no_prefix(base: ModelInfo) -> Lacking:
+    able = ", ".join(sorted(name for name, family in ENCODERS.items() if family.attention))
+    reason = f"that of {base.reference}, of type {base.model_type}, does not"
+    return {"prefix": f"{reason}; leave the strategy out, or name a base of type {able}"}
