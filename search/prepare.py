@@ -27,7 +27,7 @@ from trainers.model_files import ModelError
 from trainers.models import ModelInfo
 from trainers.storage import Storage
 from trainers.vocabulary import read_cut
-from trainers.width import score_width
+from trainers.width_scores import score_width
 
 COST_TABLE = "cost_table.parquet"
 _PROBE_VERSION = 2

@@ -1,7 +1,7 @@
 """Students that are pretrained models of their own: listed, checked, drawn, trained, deployed and handed over."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,14 @@ from tiny_search import tiny_spec
 from tiny_writing import writing_spec
 from training_task import finetuning, plan_of
 
+from search.clerk import Clerk
 from search.export import export_record
-from search.prepare import Prepared, prepare
+from search.goals import Goals
+from search.ledger import Ledger
+from search.prepare import COST_TABLE, Prepared, prepare
 from search.records import Record
-from search.run import load_run, size_of
+from search.report.build import build
+from search.run import load_run
 from search.run_folder import RunFolder
 from search.spec import SpecError, load_spec
 from search.words import say_plan
@@ -24,10 +28,12 @@ from spaces.draw import Draw, draw, opening, shapes
 from spaces.methods.cut import SelectLayers
 from spaces.methods.distill import DFT_FEATURE
 from spaces.methods.start_from import StartFrom
+from spaces.objectives import parse_constraint
 from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.space import Student
 from trainers.carry_out import carry_out
+from trainers.cost import CostRow, write_cost_table
 from trainers.kinds import kind_of, split_tokens
 from trainers.model_files import ModelError
 from trainers.models import inspect_model, load_classifier
@@ -211,18 +217,20 @@ def test_it_is_trained_deployed_and_measured(classifying: Ready, strategy: str) 
     assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("distilbert", 3, 48)
 
 
-def test_its_costs_are_its_own(classifying: Ready) -> None:
-    context = classifying.prepared.context
+@pytest.fixture(scope="module")
+def costs(classifying: Ready) -> CostRow:
+    """Of the listed student, measured beside itself."""
     shape = Shape(base=classifying.prepared.space.students[0].model)
-    row = kind_of(context).probe(shape, "fp32", context, reference=shape, sequence_length=8)
-    model = load_classifier(context.base_folder(shape.base), labels=context.labels)
-    assert row.shape == shape and row.size_mb == pytest.approx(4e-6 * model.num_parameters(), rel=0.1)
+    context = classifying.prepared.context
+    return kind_of(context).probe(shape, "fp32", context, reference=shape, sequence_length=8)
 
 
-def test_it_is_handed_over_under_its_own_name(classifying: Ready, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def record(classifying: Ready) -> Record:
+    """Of the listed student, fine-tuned."""
     found = classifying.draw("small_finetune", student="small")
     result = classifying.carry_out(found)
-    record = Record(
+    return Record(
         record_id="0-fp32-cpu",
         trial_id="0",
         number=0,
@@ -241,11 +249,58 @@ def test_it_is_handed_over_under_its_own_name(classifying: Ready, tmp_path: Path
         size_mb=1.0,
         train_seconds=1.0,
     )
-    assert size_of(record) == "small"
+
+
+def test_its_costs_are_its_own(classifying: Ready, costs: CostRow) -> None:
+    context = classifying.prepared.context
+    model = load_classifier(context.base_folder(costs.shape.base), labels=context.labels)
+    assert costs.shape.base == classifying.prepared.space.students[0].model
+    assert costs.size_mb == pytest.approx(4e-6 * model.num_parameters(), rel=0.1)
+
+
+def test_it_is_handed_over_under_its_own_name(classifying: Ready, record: Record, tmp_path: Path) -> None:
     exported = export_record(load_run(classifying.folder.storage.location), record, tmp_path / "out")
     card = (exported / "README.md").read_text()
     assert "base_model: small" in card and "start from small → fine-tune" in card
     assert inspect_model(str(exported)).model_type == "distilbert"
+
+
+def test_a_report_calls_it_by_its_name(classifying: Ready, record: Record, costs: CostRow) -> None:
+    storage = classifying.folder.storage
+    base, other = (replace(costs, shape=Shape(base=name)) for name in (classifying.prepared.space.base, "o" * 64))
+    write_cost_table([costs, base, other], storage, COST_TABLE)
+    Ledger(storage, metric="accuracy").append(record)
+    report = build(load_run(storage.location))
+    assert [row.size for row in report.best] == ["small"]
+    assert [row["size"] for row in report.costs] == ["small", "all layers", "model oooooooooooo…"]
+
+
+def test_shapes_that_are_ruled_out_are_told_apart(tmp_path: Path) -> None:
+    ledger = Ledger(Storage(tmp_path), metric="accuracy")
+    bound = Goals(
+        metric="accuracy",
+        objectives=("accuracy", "latency_ms"),
+        constraints=(parse_constraint("size_mb <= 1"),),
+        targets=("cpu",),
+    )
+    shapes = [Shape(base="b", num_layers=2), Shape(base="b", num_layers=2, width=0.5), Shape(base="s" * 64)]
+    clerk = Clerk(
+        ledger=ledger,
+        goals=bound,
+        costs={(shape, "fp32", "cpu"): {"size_mb": 5.0} for shape in shapes},
+        estimated=frozenset(),
+        base_layers=6,
+        names={"s" * 64: "small"},
+        versions={},
+        clock=lambda: 0.0,
+    )
+    clerk.rule_out(shapes, began=0.0)
+    found = {row.record_id: row.params["size"] for row in Ledger(Storage(tmp_path), metric="accuracy").records}
+    assert found == {
+        "shape-2-fp32-cpu": "2 layers",
+        "shape-2-width0.5-fp32-cpu": "2 layers at 0.5 of the width",
+        "shape-model-ssssssssssss-fp32-cpu": "small",
+    }
 
 
 def test_a_model_that_writes_learns_from_the_base(writing: Ready) -> None:

@@ -26,7 +26,9 @@ from spaces.methods.prefix import PrefixTuning
 from spaces.methods.pseudo_label import PseudoLabel
 from spaces.methods.qlora import Qlora
 from spaces.methods.quantized_distill import QuantizedDistill
+from spaces.methods.start_from import StartFrom
 from spaces.methods.vocabulary import KeepVocabulary
+from spaces.methods.width import SelectWidth
 from spaces.objectives import OBJECTIVES, parse_constraint
 from spaces.plan import Plan
 from spaces.shape import Adapters, Shape
@@ -38,6 +40,8 @@ _FULL = Finetune(optimisation=_OPTIMISATION)
 _LORA = Finetune(optimisation=_OPTIMISATION, lora=Lora(rank=8, alpha=16))
 _ADAPTER = AdapterTuning(optimisation=_OPTIMISATION, adapters=Adapters(placement="houlsby", reduction=16))
 _CUT = SelectLayers(layers=(0, 5))
+_OTHER = StartFrom(model="s" * 64, name="small")
+_HALF = SelectWidth(share=0.5, scores="w" * 64)
 _SMALL = KeepVocabulary(vocabulary="v" * 64, num_tokens=6081)
 _TEACHER = Chain(base=_BASE, stages=(_FULL,))
 
@@ -104,6 +108,8 @@ _GOLDEN = {
     "mixed": (_plan(_CUT, _mixed()), "e7eaebc653bc1abbc2761d9e077451e36582858ecc289e9f4677d8eac4c84444"),
     "met": (_plan(_CUT, _MET), "f6ea95b9044c1c551864ee807f1869e970e7888c08c9785412d135a1ba77a144"),
     "small": (_plan(_SMALL, _CUT, _FULL), "67359e50de619d0f782d7cf88d01e25cadaf069765e7f0fce71496b7c3d71b18"),
+    "listed": (_plan(_OTHER, _FULL), "97567ff942a1fda67a5b15f5a83fef0966406db1c55a45aac110a7f05b55914c"),
+    "narrow": (_plan(_HALF, _CUT, _FULL), "23a7a1d0f6b0f9556ce023318597650a1853a9538474bc0bae7f6f6aec793549"),
     "taught": (_plan(_FULL, _CUT, _distill()), "f61fe6f050def149f12fc076e6d8a8269e6d8be57786cf7371b4bd26cbf290c4"),
     "prefix": (
         _plan(PrefixTuning(num_tokens=16, projection=True, optimisation=_OPTIMISATION)),
@@ -224,6 +230,11 @@ _VARIED = [
     _plan(Finetune(optimisation=_OPTIMISATION, lora=Lora(rank=8, alpha=16, target="attention"))),
     _plan(_CUT, _FULL),
     _plan(_FULL, _CUT, _FULL),
+    _plan(_OTHER, _FULL),
+    _plan(_OTHER.model_copy(update={"model": "t" * 64}), _FULL),
+    _plan(_HALF, _FULL),
+    _plan(_HALF.model_copy(update={"share": 0.25}), _FULL),
+    _plan(_HALF.model_copy(update={"scores": "x" * 64}), _FULL),
     _plan(_CUT, _distill()),
     _plan(_CUT, _distill(alpha_end=0.4)),
     _plan(_CUT, _distill(feature=Feature(kind="hidden"), gamma=1.0)),

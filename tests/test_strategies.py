@@ -12,7 +12,6 @@ from ledgers import make_space
 from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.choosers import FixedChooser, MiddleChooser, RandomChooser, RecordingChooser
 from spaces.draw import draw, opening, restrict, shapes
-from spaces.methods.cut import SelectLayers
 from spaces.methods.distill import Distill
 from spaces.methods.finetune import Finetune, baseline
 from spaces.methods.vocabulary import KeepVocabulary
@@ -20,7 +19,7 @@ from spaces.needs import NEEDS
 from spaces.plan import Plan
 from spaces.ranges import Choice
 from spaces.space import CUT, Space, Student
-from spaces.stages import Optimisation, Training
+from spaces.stages import Optimisation, Stage, Training
 
 
 @st.composite
@@ -314,7 +313,7 @@ def test_a_plan_of_full_depth_has_no_cut():
 
 
 def _stage_kinds():
-    pending, found = [Training, SelectLayers], {}
+    pending, found = [Stage], {}
     while pending:
         kind = pending.pop()
         pending += kind.__subclasses__()

@@ -34,7 +34,8 @@ from trainers.models import DECODERS, ENCODERS, FAMILIES, inspect_model, load_cl
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.storage import Storage, StorageError
-from trainers.width import NARROWED, check_width, narrow, narrow_config, score_width, scores_of
+from trainers.width import NARROWED, check_width, narrow, narrow_config
+from trainers.width_scores import score_width, scores_of
 
 LABELS = ("cat", "dog", "sun")
 IDS = torch.tensor([[2, 5, 6, 7, 11, 12, 3], [2, 8, 10, 3, 0, 0, 0]])

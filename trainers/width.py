@@ -7,20 +7,16 @@ what is left is a model of the same family, by a config of smaller numbers.
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.canonical import fingerprint
 from spaces.methods.width import SelectWidth
-from trainers.batches import collate, sorted_batches
-from trainers.compute import pad_id, pick_device
 from trainers.context import Context
-from trainers.experts.tensors import NamedTensors, read_tensors
-from trainers.kinds import kind_of, split_tokens
+from trainers.experts.tensors import read_tensors
 from trainers.model_files import ModelError
 from trainers.models import FAMILIES, ModelInfo, complete
 from trainers.storage import StorageError
@@ -54,11 +50,33 @@ _ANSWERS = ("classifier", "classifier.out_proj")
 """Heads, whose outputs are labels. One that is a block ends in the second."""
 _INTERMEDIATE = {"distilbert": "hidden_dim"}
 """How a config calls the number of neurons where it is not ``intermediate_size``."""
-_VERSION = 1
-_ROWS = 512
-_BATCH_ROWS = 32
 _SLACK = 0.02
 """A share that is written with two digits stands for the nearest that divides."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a model that width is about."""
+
+    hidden: int
+    heads: int
+    groups: int
+    """Heads of keys and values, each with as many heads of queries."""
+    head_size: int
+    neurons: int
+
+    @classmethod
+    def of(cls, config: "PretrainedConfig") -> "Sizes":
+        """Those of a model of this config."""
+        heads = config.num_attention_heads
+        return cls(
+            hidden=config.hidden_size,
+            heads=heads,
+            groups=getattr(config, "num_key_value_heads", None) or heads,
+            head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            neurons=getattr(config, _INTERMEDIATE.get(config.model_type, "intermediate_size")),
+        )
+
 
 Scores = Mapping[str, Tensor]
 """``channels`` (hidden), ``heads`` (layers × key-value heads) and ``neurons`` (layers × neurons): mean magnitudes."""
@@ -84,22 +102,6 @@ def check_width(model: ModelInfo, share: float) -> None:
     _kept_parts(AutoConfig.from_pretrained(model.folder, local_files_only=True, trust_remote_code=False), share)
 
 
-def score_width(model: ModelInfo, context: Context) -> str:
-    """Fingerprint of the scores of ``model``, by up to 512 of the training rows; measured once and kept."""
-    rows = context.tokens[model.fingerprint]["train"]
-    name = fingerprint(
-        {"kind": "width", "model": model.fingerprint, "tokens": rows, "rows": _ROWS, "version": _VERSION}
-    )
-    if not context.store.has(name):
-        tokens = split_tokens(context, base=model.fingerprint, split="train")
-        some = np.sort(np.random.default_rng(0).permutation(len(tokens))[:_ROWS])
-        loaded = kind_of(context).load(model.folder, context).to(pick_device())
-        found = scores_of(loaded, tokens.take(some))
-        with context.store.publish(name, {"kind": "width"}) as folder:
-            NamedTensors(found).save(folder)
-    return name
-
-
 def cut(model: "PreTrainedModel", stage: SelectWidth, *, context: Context) -> "PreTrainedModel":
     """Carry out a ``SelectWidth`` stage.
 
@@ -111,74 +113,6 @@ def cut(model: "PreTrainedModel", stage: SelectWidth, *, context: Context) -> "P
         # Written before the first plan and needed by all narrow students.
         raise StorageError(f"{context.artifacts}: the scores {stage.scores[:12]}… of the base's width are gone")
     return narrow(model, stage.share, read_tensors(artifact))
-
-
-@torch.no_grad()
-def scores_of(model: Any, tokens: Any) -> dict[str, Tensor]:
-    """How much each part of ``model`` matters to the rows of ``tokens``: means over their tokens, float32.
-
-    Of a channel: the magnitude behind norms, summed over them; of a key-value head: the length of what its queries'
-    heads give, summed over these; of a neuron: the magnitude that the feed-forward block's last map is given.
-    Differs from the paper: neurons are measured behind the activation, and all means are plain.
-    """
-    scorer = _Scorer(model)
-    device = next(model.parameters()).device
-    try:
-        for rows in sorted_batches(tokens.lengths, batch_size=_BATCH_ROWS):
-            batch = collate(tokens, rows, pad_id=pad_id(model)).to(device)
-            scorer.mask = batch.attention_mask_BL.flatten().bool()
-            model.base_model(input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL)
-    finally:
-        scorer.close()
-    return {name: (total / int(tokens.lengths.sum())).cpu() for name, total in scorer.totals.items()}
-
-
-class _Scorer:
-    """Adds up magnitudes of the tokens under ``mask`` while a model computes."""
-
-    def __init__(self, model: Any) -> None:
-        config, family = model.config, FAMILIES[model.config.model_type]
-        layers = model.base_model.get_submodule(family.layers)
-        self.mask = torch.empty(0)
-        device = next(model.parameters()).device
-        self._head_size, self._num_groups = _head_size(config), _num_groups(config)
-        self.totals = {
-            "channels": torch.zeros(config.hidden_size, device=device),
-            "heads": torch.zeros(len(layers), self._num_groups, device=device),
-            "neurons": torch.zeros(len(layers), _num_neurons(config), device=device),
-        }
-        self._handles = [
-            module.register_forward_hook(self._channels)
-            for module in model.base_model.modules()
-            if _is_norm(module, config.hidden_size)
-        ]
-        for index, layer in enumerate(layers):
-            for name, add in ((family.attention_output, self._heads), (family.ffn_output, self._neurons)):
-                self._handles.append(layer.get_submodule(name).register_forward_pre_hook(add(index)))
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _seen(self, values: Tensor) -> Tensor:
-        """Rows of the tokens that count."""
-        return values.reshape(len(self.mask), -1)[self.mask].float()
-
-    def _channels(self, _module: Any, _inputs: Any, output: Tensor) -> None:
-        self.totals["channels"] += self._seen(output).abs().sum(dim=0)
-
-    def _heads(self, layer: int) -> Any:
-        def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-            lengths = self._seen(inputs[0]).unflatten(-1, (self._num_groups, -1, self._head_size)).norm(dim=-1)
-            self.totals["heads"][layer] += lengths.sum(dim=(0, 2))
-
-        return add
-
-    def _neurons(self, layer: int) -> Any:
-        def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-            self.totals["neurons"][layer] += self._seen(inputs[0]).abs().sum(dim=0)
-
-        return add
 
 
 def narrow_config(config: "PretrainedConfig", share: float) -> "PretrainedConfig":
@@ -225,20 +159,15 @@ def _sliced(tensor: Tensor, axes: tuple[int, Sequence[str | None]], indices: Seq
 
 def _indices(whole: "PretrainedConfig", small: "PretrainedConfig", scores: Scores | None) -> list[_Index]:
     """What stays, layer by layer."""
-    hidden = _top(None if scores is None else scores["channels"], whole.hidden_size, small.hidden_size)
-    size, group = _head_size(whole), whole.num_attention_heads // _num_groups(whole) * _head_size(whole)
+    all_of, kept = Sizes.of(whole), Sizes.of(small)
+    hidden = _top(None if scores is None else scores["channels"], all_of.hidden, kept.hidden)
     found: list[_Index] = []
     for layer in range(whole.num_hidden_layers):
-        heads = _top(None if scores is None else scores["heads"][layer], _num_groups(whole), _num_groups(small))
-        neurons = None if scores is None else scores["neurons"][layer]
-        found.append(
-            {
-                "hidden": hidden,
-                "queries": _spans(heads, group),
-                "keys": _spans(heads, size),
-                "neurons": _top(neurons, _num_neurons(whole), _num_neurons(small)),
-            }
-        )
+        groups = _top(None if scores is None else scores["heads"][layer], all_of.groups, kept.groups)
+        neurons = _top(None if scores is None else scores["neurons"][layer], all_of.neurons, kept.neurons)
+        queries = _spans(groups, all_of.heads // all_of.groups * all_of.head_size)
+        keys = _spans(groups, all_of.head_size)
+        found.append({"hidden": hidden, "queries": queries, "keys": keys, "neurons": neurons})
     return found
 
 
@@ -268,7 +197,7 @@ def _axes(model: Any) -> Iterator[tuple[str, tuple[int, tuple[str | None, ...]]]
             yield f"{name}.bias", (int(number), (out,))
         elif isinstance(module, nn.Embedding) and module.embedding_dim == hidden:
             yield f"{name}.weight", (0, (None, "hidden"))
-        elif _is_norm(module, hidden):
+        elif norms_hidden(module, hidden):
             yield f"{name}.weight", (int(number), ("hidden",))
             yield f"{name}.bias", (int(number), ("hidden",))
 
@@ -289,34 +218,21 @@ def _outer(linear: nn.Linear, hidden: int) -> tuple[str | None, str | None]:
     return out, into
 
 
-def _is_norm(module: nn.Module, hidden: int) -> bool:
-    """Whether it norms hidden states: not single heads, nor embeddings of another size."""
+def norms_hidden(module: nn.Module, hidden: int) -> bool:
+    """Whether ``module`` norms hidden states: not single heads, nor embeddings of another size."""
     name, weight = type(module).__name__, getattr(module, "weight", None)
     return name.endswith("Norm") and weight is not None and tuple(weight.shape) == (hidden,)
 
 
 def _kept_parts(config: "PretrainedConfig", share: float) -> Fraction:
     """``share`` as the fraction that divides every size of the model."""
-    sizes = (config.hidden_size, config.num_attention_heads, _num_groups(config), _num_neurons(config))
-    parts = math.gcd(*sizes)
+    sizes = Sizes.of(config)
+    parts = math.gcd(sizes.hidden, sizes.heads, sizes.groups, sizes.neurons)
     kept = round(share * parts)
     if not 1 <= kept <= parts or abs(share * parts - kept) > _SLACK:
         able = ", ".join(f"{part / parts:.3g}" for part in range(1, parts + 1))
         raise ModelError(
-            f"{share:g} of the width does not leave whole heads: there are {config.num_attention_heads} heads, "
-            f"{_num_groups(config)} of keys and values; shares that do: {able}"
+            f"{share:g} of the width does not leave whole heads: there are {sizes.heads} heads, {sizes.groups} of keys "
+            f"and values; shares that do: {able}"
         )
     return Fraction(kept, parts)
-
-
-def _head_size(config: "PretrainedConfig") -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def _num_groups(config: "PretrainedConfig") -> int:
-    """Heads of keys and values, each with as many heads of queries."""
-    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-
-
-def _num_neurons(config: "PretrainedConfig") -> int:
-    return int(getattr(config, _INTERMEDIATE.get(config.model_type, "intermediate_size")))

@@ -17,7 +17,7 @@ class SelectWidth(Stage):
     share: float = Field(gt=0, lt=1)
     """Of hidden channels, of attention heads and of neurons alike."""
     scores: str = Field(min_length=1)
-    """Fingerprint of what each part matters to (``trainers.width``): of the base, the rows, and how it is measured."""
+    """Fingerprint of what each part of the base's width matters to the rows (``trainers.width_scores``)."""
 
     def reshape(self, shape: Shape) -> Shape:
         if shape.width is not None or shape.num_layers is not None or shape.additions:
