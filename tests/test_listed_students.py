@@ -1,8 +1,10 @@
 """Students that are pretrained models of their own: listed, checked, drawn, trained, deployed and handed over."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from tiny_search import tiny_spec
 from tiny_writing import writing_spec
 from training_task import finetuning, plan_of
 
+from search import foresee
 from search.clerk import Clerk
 from search.export import export_record
 from search.goals import Goals
@@ -145,6 +148,38 @@ def test_a_model_that_writes_must_share_its_teachers_vocabulary(tmp_path: Path) 
         prepared(spec)
     assert f"{tmp_path / 'small'}: it has {len(VOCABULARY)} tokens, the student {len(VOCABULARY)}" in str(refused.value)
     assert f"leave {tmp_path / 'small'} out of model.students" in str(refused.value)
+
+
+def measured(shape: Shape, precision: Any, _context: Any, *, reference: Shape, sequence_length: int) -> CostRow:  # noqa: ARG001
+    """A row that costs nothing to measure."""
+    numbers = ("latency_ms", "latency_p95_ms", "latency_ratio", "reference_ms", "size_mb", "memory_mb", "energy_j")
+    facts = {"flops": 1.0, "weights": 1.0, "activations": 1.0, "num_ops": 1}
+    return CostRow(
+        shape=shape,
+        precision=precision,
+        target="cpu",
+        estimated=False,
+        sequence_length=sequence_length,
+        **dict.fromkeys(numbers, 1.0),  # type: ignore[arg-type]
+        **facts,  # type: ignore[arg-type]
+    )
+
+
+def test_what_would_run_is_said_of_every_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_model(tmp_path)
+    monkeypatch.setenv("DISTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(foresee, "ray_running", lambda _: nullcontext())
+    monkeypatch.setattr(foresee, "lay_out", lambda *_, **__: SimpleNamespace(seats=1, cpus=1))
+    monkeypatch.setattr(foresee, "export_shapes", lambda _: lambda _shapes: None)
+    monkeypatch.setattr(foresee, "probe_apart", measured)
+    model = {"students": ["./small"], "student_layers": [1, 2], "student_widths": [1.0, 0.5]}
+    spec = load_spec(tiny_spec(tmp_path, model=model, search={"strategies": ["small_finetune"]}, targets=["cpu"]))
+    found = foresee.foresee(spec, say=lambda _: None)
+    lines = foresee.render(found).splitlines()
+    assert "students    1, 2 layers at 1, 0.5 of the width and small" in lines
+    sizes = {line.split("fp32")[0].strip() for line in lines if "fp32" in line}
+    assert sizes == {"1", "2", "1 × 0.5", "2 × 0.5", "small"}
+    json.dumps(found.to_json())
 
 
 # Drawn, trained, deployed ---------------------------------------------------------------------------------------
