@@ -11,7 +11,7 @@ import pytest
 import torch
 from generation_task import generation_context
 from ledgers import make_space
-from tiny_models import WORDS
+from tiny_models import VOCABULARY, WORDS
 from training_task import finetuning, fitting, plan_of
 
 from search.export import _prompt
@@ -114,7 +114,7 @@ def job_of(stage: Any, context: Context, *, seed: int = 0) -> Job:
 
 def test_demonstrations_are_any_rows_with_other_prompts() -> None:
     prompts = np.array([0, 1, 1, 2, 3, 4])
-    shown = any_rows(prompts, num_demonstrations=3, num_draws=40, rng=np.random.default_rng(0))
+    shown = any_rows(prompts, num_demonstrations=3, num_episodes=40, rng=np.random.default_rng(0))
     assert shown.rows.tolist() == 40 * list(range(6))
     for row, before in zip(shown.rows, shown.before, strict=True):
         assert len(set(before.tolist())) == 3 and prompts[row] not in prompts[before]
@@ -123,7 +123,7 @@ def test_demonstrations_are_any_rows_with_other_prompts() -> None:
         0, 3, 4, 5,
     }  # fmt: skip
     with pytest.raises(NoEpisodes, match="5 demonstrations need as many rows with other prompts, but got 4"):
-        any_rows(prompts, num_demonstrations=5, num_draws=1, rng=np.random.default_rng(0))
+        any_rows(prompts, num_demonstrations=5, num_episodes=1, rng=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(("num_demonstrations", "num_labels"), [(2, (2, 5)), (3, (3, 3)), (7, (2, 3))])
@@ -136,7 +136,7 @@ def test_an_episode_is_a_task_of_few_labels(num_demonstrations: int, num_labels:
         np.array([0, 1, 2, 4, 5]),
         num_labels=num_labels,
         num_demonstrations=num_demonstrations,
-        num_draws=5,
+        num_episodes=5,
         rng=np.random.default_rng(1),
     )
     assert sorted(shown.rows.tolist()) == sorted(5 * [row for row in range(48) if row % 6 != 3])
@@ -180,7 +180,7 @@ def plain(tokens: ResponseTokens, ids: np.ndarray) -> str:
 
 
 def test_an_episode_is_demonstrations_and_then_the_prompt(context: Context, train: ResponseTokens) -> None:
-    settings = ANY.model_copy(update={"num_draws": 3})
+    settings = ANY.model_copy(update={"num_episodes": 3})
     told = tell(job_of(tuning(settings), context))
     assert len(told.tokens) == 3 * len(train)
     assert told.notes == {"demonstrations_shown": 2.0, "episodes_shortened": 0.0} and told.unseen is None
@@ -294,31 +294,49 @@ def test_nothing_but_the_gold_loss_is_left_without_a_teacher(context: Context) -
 
 def test_teacher_and_student_read_the_same_prompts(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     learnt: list[ResponseTokens] = []
-    answered: list[tuple[ResponseTokens, torch.Tensor]] = []
-    fit, answers = method.fit, method.answers
+    answered: list[tuple[ResponseTokens, np.ndarray]] = []
+    fit, outputs_on = method.fit, method.outputs_on
 
     def spy_fit(model: Any, loss: Any, job: Any, *, tokens: ResponseTokens) -> Any:
         learnt.append(tokens)
         return fit(model, loss, job, tokens=tokens)
 
-    def spy_answers(teacher: Plan, tokens: ResponseTokens, *others: Any) -> torch.Tensor:
-        answered.append((tokens, answers(teacher, tokens, *others)))
-        return answered[-1][1]
+    def spy_outputs(tokens: ResponseTokens, *others: Any, **settings: Any) -> Any:
+        found = outputs_on(tokens, *others, **settings)
+        answered.append((tokens, found.log_probs))
+        return found
 
     monkeypatch.setattr(method, "fit", spy_fit)
-    monkeypatch.setattr(method, "answers", spy_answers)
+    monkeypatch.setattr(method, "outputs_on", spy_outputs)
     plan = plan_of(distilling(FEW))
     artifact = run_plan(plan, context, ranks=solo(), report=silent)
-    (teachers, students), ((asked, logits),) = learnt, answered
+    (teachers, students), ((asked, log_probs),) = learnt, answered
     every = range(len(students))
     assert [teachers.ids(row).tolist() for row in every] == [students.ids(row).tolist() for row in every]
     assert [asked.ids(row).tolist() for row in every] == [students.ids(row).tolist() for row in every]
     teacher = load_causal(trained_part(plan.on_same_data(plan.stages[-1].teachers[0]), context).folder)
     ids, prompt = torch.from_numpy(asked.ids(3)), int(asked.prompt_lengths[3])
     with torch.no_grad():
-        wanted = teacher(ids[None]).logits[0, prompt - 1 : -1]
-    torch.testing.assert_close(logits[asked.num_positions(np.arange(3)) :][: len(wanted)], wanted, atol=1e-4, rtol=1e-4)
+        wanted = log_softmax(teacher(ids[None]).logits[0, prompt - 1 : -1].double().numpy())
+    np.testing.assert_allclose(log_probs[asked.num_positions(np.arange(3)) :][: len(wanted)], wanted, atol=1e-4)
     assert artifact.about["notes"]["unseen_labels"] == 2
+
+
+def test_draws_of_a_teacher_teach_what_it_answers(context: Context) -> None:
+    """Of a large vocabulary they are what is kept; prompts are foretold as well, so that a row has many positions."""
+    stage = distilling(ANY, prompt_weight=0.3)
+    run_plan(Plan(base="base", stages=stage.teacher.stages, data="rows"), context, ranks=solo(), report=silent)
+    losses, job = [], job_of(stage, context)
+    told, batch_rows = tell(job), np.array([31, 2, 17, 5])
+    batch = collate(told.tokens, batch_rows, pad_id=0)
+    student_PC = torch.randn(len(batch.labels_P), len(VOCABULARY), generator=torch.Generator().manual_seed(0))
+    for num_draws in (None, 20_000):
+        drawing = job_of(stage.model_copy(update={"num_draws": num_draws}), context)
+        taught = method.taught_episodes(told, drawing)
+        assert taught.kept.num_positions == told.tokens.num_positions()
+        losses.append(float(taught_loss(drawing.stage, told.weights, student_PC, taught.at(batch), batch, 0.0)))
+    # Some (classes - 1) / 2 draws nats too much, which no gradient has.
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 def test_a_teacher_of_other_episodes_is_refused() -> None:

@@ -17,6 +17,7 @@ from spaces.methods.adapter import AdapterTuning
 from spaces.methods.cut import SelectLayers, spread
 from spaces.methods.distill import Distill
 from spaces.methods.distill_feature import DistillFeature
+from spaces.methods.distill_in_context import DistillInContext, Episodes, TuneInContext
 from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.methods.experts import DistillExperts, Expert, Gate, Part
 from spaces.methods.features import Feature
@@ -85,6 +86,11 @@ def _plan(*stages, **changes):
 # Written down once. A change here means that every user's artifacts are trained again: raise a stage's `version` where
 # its result changes, and leave these alone otherwise.
 _TAUGHT = {"optimisation": _OPTIMISATION, "teacher": _TEACHER}
+_FEW = Episodes(mode="meta", num_demonstrations=4, num_episodes=2, unseen_labels=0.2)
+_TUNED = Chain(base="b" * 64, stages=(TuneInContext(episodes=_FEW, optimisation=_OPTIMISATION),))
+_SHOWN = DistillInContext(
+    episodes=_FEW, teacher=_TUNED, temperature=2.0, alpha=0.5, prompt_weight=0.2, optimisation=_OPTIMISATION
+)
 _GOLDEN = {
     "diverging": (
         _plan(_CUT, DistillDivergence(divergence="jsd", mix=0.5, temperature=1.0, alpha=0.5, **_TAUGHT)),
@@ -98,6 +104,7 @@ _GOLDEN = {
         _plan(_FULL, _CUT, QuantizedDistill(temperature=2.0, **_TAUGHT)),
         "50a216303c778316a192f8fef97d303f8edb9f9f0fc027db3cbdf0f84d6c1fc3",
     ),
+    "shown": (_plan(_CUT, _SHOWN), "45da0107df91ae1de0ed05293f1eb0eb3668d2ea13636e328f38531fd99489ca"),
     "full": (_plan(_FULL), "01aba567db1dfe4f5e18029acfc8e7af124de2054e54403df969cc024ebc538b"),
     "four_bits": (
         _plan(Qlora(optimisation=_OPTIMISATION, lora=Lora(rank=8, alpha=16.0))),

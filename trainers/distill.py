@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spaces.methods.distill import Distill
+from spaces.methods.distill_in_context import DistillInContext
 from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.methods.experts import DistillExperts
 from spaces.methods.quantized_distill import QuantizedDistill
@@ -101,7 +102,7 @@ def outputs_of_teacher(job: Job, *, form: Form | None = None) -> TeacherOutputs:
     return teacher_outputs(job.plan.on_same_data(job.stage.teacher), job.context, form=form, ranks=job.ranks)
 
 
-def kept_form(stage: Distill | QuantizedDistill, plan: Plan) -> Form:
+def kept_form(stage: Distill | DistillInContext | QuantizedDistill, plan: Plan) -> Form:
     """How the answers of the stage's teacher are kept."""
     if stage.num_draws is None:
         return Full()

@@ -14,15 +14,16 @@ from spaces.methods.distill_in_context import DistillInContext, Episodes, InCont
 from trainers.batches import Batch
 from trainers.compute import pick_device
 from trainers.demonstrations import EPISODES, LABELS, UNSEEN, Demonstrations
-from trainers.distill import against
+from trainers.distill import against, kept_form
 from trainers.episodes import NoEpisodes, Shown, any_rows, few_labels, split_labels
 from trainers.generation_tokens import ResponseTokens
 from trainers.kinds import split_tokens
 from trainers.loop import Fitted, Job, TrainingError, fit
-from trainers.losses import IGNORED, cross_entropy, soft_label_loss
+from trainers.losses import IGNORED, Targets, cross_entropy, soft_label_loss
 from trainers.ranks import Ranks
 from trainers.responses import row_scores
-from trainers.teacher import TeacherOutputs, answers, kept_outputs
+from trainers.teacher import TeacherOutputs, outputs_on
+from trainers.teacher.forms import form_note
 
 _VERSION = 1
 _UNSEEN_ROWS = 200
@@ -132,15 +133,17 @@ def draw_episodes(demonstrations: Demonstrations, settings: Episodes, *, seed: i
     drawing, parting, testing = (np.random.default_rng([seed, what]) for what in (EPISODES, LABELS, UNSEEN))
     prompts, labels = demonstrations.prompts, demonstrations.labels
     if settings.mode == "multitask":
-        return any_rows(prompts, **count, num_draws=settings.num_draws, rng=drawing), None
+        return any_rows(prompts, **count, num_episodes=settings.num_episodes, rng=drawing), None
     seen, unseen = split_labels(labels, unseen=settings.unseen_labels, rng=parting)
     sizes = (2, len(seen))
-    learnt = few_labels(prompts, labels, seen, num_labels=sizes, **count, num_draws=settings.num_draws, rng=drawing)
+    learnt = few_labels(
+        prompts, labels, seen, num_labels=sizes, **count, num_episodes=settings.num_episodes, rng=drawing
+    )
     if not len(unseen):
         return learnt, None
     # No more labels than can be shown: what is asked for is then always there to be found.
     shown = min(settings.num_demonstrations, len(unseen))
-    tested = few_labels(prompts, labels, unseen, num_labels=(shown, shown), **count, num_draws=1, rng=testing)
+    tested = few_labels(prompts, labels, unseen, num_labels=(shown, shown), **count, num_episodes=1, rng=testing)
     some = np.sort(testing.permutation(len(tested.rows))[:_UNSEEN_ROWS])
     return learnt, Shown(tested.rows[some], [tested.before[index] for index in some.tolist()])
 
@@ -149,17 +152,18 @@ def taught_episodes(told: Told, job: Job) -> TeacherOutputs:
     """What the stage's teacher answers to the episodes, word for word the student's; kept for every other student."""
     stage: DistillInContext = job.stage
     teacher, context = job.plan.on_same_data(stage.teacher), job.context
+    form = kept_form(stage, job.plan)
     identity = {"kind": "teacher_outputs", "teacher": teacher.fingerprint, "episodes": stage.episodes}
     rows = {"tokens": context.tokens[job.plan.reader]["train"], "every_token": stage.prompt_weight > 0}
-    name = fingerprint(identity | rows | {"version": _VERSION})
-    return kept_outputs(name, context, lambda: answers(teacher, told.tokens, context, job.ranks), ranks=job.ranks)
+    name = fingerprint(identity | rows | form_note(form) | {"version": _VERSION})
+    return outputs_on(told.tokens, teacher, context, name=name, form=form, ranks=job.ranks)
 
 
 def taught_loss(
-    stage: DistillInContext, weights: Weights, student_PC: Tensor, teacher_PC: Tensor, batch: Batch, _share: float
+    stage: DistillInContext, weights: Weights, student_PC: Tensor, teacher: Targets, batch: Batch, _share: float
 ) -> Tensor:
     """Soft and gold labels, of responses and of prompts."""
-    part = partial(soft_label_loss, student_PC, teacher_PC, temperature=stage.temperature, alpha=stage.alpha)
+    part = partial(soft_label_loss, student_PC, teacher, temperature=stage.temperature, alpha=stage.alpha)
     return weights(part, batch)
 
 

@@ -35,8 +35,8 @@ def numbered(texts: Sequence[str]) -> np.ndarray:
     return np.unique(np.array(texts, dtype=object), return_inverse=True)[1].astype(np.int64)
 
 
-def any_rows(prompts_N: np.ndarray, *, num_demonstrations: int, num_draws: int, rng: np.random.Generator) -> Shown:
-    """``num_draws`` episodes of every row, its demonstrations drawn from all others.
+def any_rows(prompts_N: np.ndarray, *, num_demonstrations: int, num_episodes: int, rng: np.random.Generator) -> Shown:
+    """``num_episodes`` of every row, its demonstrations drawn from all others.
 
     Raises:
         NoEpisodes: there are not as many rows with other prompts.
@@ -44,7 +44,7 @@ def any_rows(prompts_N: np.ndarray, *, num_demonstrations: int, num_draws: int, 
     twins_N = np.bincount(prompts_N)[prompts_N]
     if (spare := len(prompts_N) - int(twins_N.max())) < num_demonstrations:
         raise NoEpisodes(f"{num_demonstrations} demonstrations need as many rows with other prompts, but got {spare}")
-    rows = np.tile(np.arange(len(prompts_N)), num_draws)
+    rows = np.tile(np.arange(len(prompts_N)), num_episodes)
 
     def drawn(row: int) -> np.ndarray:
         found = rng.choice(len(prompts_N), num_demonstrations + int(twins_N[row]), replace=False)
@@ -84,17 +84,17 @@ def few_labels(
     *,
     num_labels: tuple[int, int],
     num_demonstrations: int,
-    num_draws: int,
+    num_episodes: int,
     rng: np.random.Generator,
 ) -> Shown:
-    """``num_draws`` episodes of every row with a label of ``among``, each a task of its own: that label and others of
+    """``num_episodes`` of every row with a label of ``among``, each a task of its own: that label and others of
     ``among``, ``num_labels`` (least and most) in all, of which the demonstrations are rows.
 
     Each label is shown once before one is shown again; where there are more labels than demonstrations, some of them,
     the row's as well, are not shown. There are fewer demonstrations only where the labels have too few rows.
     """
     rows_of = {label: np.flatnonzero(labels_N == label) for label in among.tolist()}
-    rows = np.tile(np.flatnonzero(np.isin(labels_N, among)), num_draws)
+    rows = np.tile(np.flatnonzero(np.isin(labels_N, among)), num_episodes)
 
     def drawn(row: int) -> np.ndarray:
         others = among[among != labels_N[row]]

@@ -110,14 +110,14 @@ def distill_stage(space: Space, chooser: Chooser, teacher: Chain, *, alpha: floa
     return Distill(
         optimisation=space.optimisation(chooser, STUDENT_LEARNING_RATE, EPOCHS),
         teacher=teacher,
-        temperature=_temperature(space, chooser),
+        temperature=pick_temperature(space, chooser),
         alpha=alpha,
         alpha_end=alpha_end,
         num_draws=space.num_draws,
     )
 
 
-def _temperature(space: Space, chooser: Chooser) -> float:
+def pick_temperature(space: Space, chooser: Chooser) -> float:
     """One of a few where draws are kept: each has its own, and students are to share them."""
     if space.num_draws is None:
         return space.real(chooser, TEMPERATURE)

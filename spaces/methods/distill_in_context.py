@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from spaces.canonical import Frozen
 from spaces.choosers import Chooser
 from spaces.methods.cut import cut
-from spaces.methods.distill import ALPHA, TEMPERATURE
+from spaces.methods.distill import ALPHA, DRAWN_TEMPERATURE, TEMPERATURE, pick_temperature
 from spaces.methods.finetune import EPOCHS, STUDENT_LEARNING_RATE
 from spaces.methods.teachers import recipe
 from spaces.ranges import Choice, Range
@@ -27,7 +27,7 @@ class Episodes(Frozen):
     mode: Literal["multitask", "meta"]
     num_demonstrations: int = Field(ge=1)
     """Rows that stand before each prompt: k."""
-    num_draws: int = Field(default=1, ge=1)
+    num_episodes: int = Field(default=1, ge=1)
     """Episodes of each row."""
     unseen_labels: float = Field(default=0.0, ge=0, le=1)
     """``meta``: share of the labels that no episode has, two or more; the trained model is asked about them."""
@@ -50,7 +50,7 @@ class InContext(Training):
 
     @property
     def passes(self) -> float:
-        return self.optimisation.epochs * self.episodes.num_draws
+        return self.optimisation.epochs * self.episodes.num_episodes
 
     @property
     def num_shots(self) -> int:
@@ -86,6 +86,8 @@ class DistillInContext(InContext, Taught):
     temperature: float = Field(gt=0)
     alpha: float = Field(ge=0, le=1)
     """Weight of the soft loss."""
+    num_draws: int | None = Field(default=None, ge=1)
+    """As in ``Distill``."""
 
     @model_validator(mode="after")
     def _teacher_knows_the_episodes(self) -> "DistillInContext":
@@ -121,8 +123,9 @@ def _distill_in_context(space: Space, chooser: Chooser) -> tuple[Stage, ...]:
     }
     stage = DistillInContext(
         teacher=_expert(space, teacher_recipe, shared),
-        temperature=space.real(chooser, TEMPERATURE),
+        temperature=pick_temperature(space, chooser),
         alpha=space.real(chooser, ALPHA),
+        num_draws=space.num_draws,
         optimisation=space.optimisation(chooser, STUDENT_LEARNING_RATE, EPOCHS),
         **shared,
     )
@@ -134,7 +137,7 @@ def _episodes(space: Space, chooser: Chooser) -> Episodes:
     return Episodes(
         mode=mode,
         num_demonstrations=space.choice(chooser, NUM_DEMONSTRATIONS),
-        num_draws=space.integer(chooser, NUM_EPISODES),
+        num_episodes=space.integer(chooser, NUM_EPISODES),
         unseen_labels=space.real(chooser, UNSEEN_LABELS) if mode == "meta" else 0.0,
     )
 
@@ -160,6 +163,7 @@ DISTILL_IN_CONTEXT = Strategy(
         PROMPT_WEIGHT,
         ALPHA,
         TEMPERATURE,
+        DRAWN_TEMPERATURE,
         STUDENT_LEARNING_RATE,
         EPOCHS,
     ),

@@ -62,11 +62,17 @@ def teacher_outputs(
     Raises:
         ModelError: the teacher has not been trained, its rows are gone, or its outputs do not fit in memory.
     """
-    ranks = ranks or solo()
     name = outputs_fingerprint(teacher, context, form=form)
     tokens = split_tokens(context, base=teacher.reader, split="train")
-    if form is None or isinstance(form, Full):
-        return kept_outputs(name, context, lambda: answers(teacher, tokens, context, ranks), ranks=ranks)
+    return outputs_on(tokens, teacher, context, name=name, form=form or Full(), ranks=ranks or solo())
+
+
+def outputs_on(
+    tokens: Tokens, teacher: Plan, context: Context, *, name: str, form: Form, ranks: Ranks
+) -> TeacherOutputs:
+    """The outputs of the trained plan ``teacher`` on ``tokens``, kept under ``name``. Raises as ``teacher_outputs``."""
+    if isinstance(form, Full):
+        return kept_outputs(name, context, lambda: _answers(teacher, tokens, context, ranks), ranks=ranks)
 
     def in_parts() -> list[Block]:
         return _parts(teacher, tokens, context, form, ranks)
@@ -102,12 +108,7 @@ def _found_or_written(
     return TeacherOutputs(kept, found.about["seconds"])
 
 
-def answers(teacher: Plan, tokens: Tokens, context: Context, ranks: Ranks) -> Tensor:
-    """The logits of the trained plan ``teacher`` at every position of ``tokens``, positions × classes.
-
-    Raises:
-        ModelError: it has not been trained, or they would not fit in memory.
-    """
+def _answers(teacher: Plan, tokens: Tokens, context: Context, ranks: Ranks) -> Tensor:
     model = trained_teacher(teacher, context)
     ranks.on_first(lambda: _check_room(tokens.num_positions(), num_classes(model)))
     return logits(model, tokens, context=context, ranks=ranks)
