@@ -232,6 +232,7 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     if task.get("kind") == "generation" and section(raw, "model").get("vocabulary") == "task":
         problem = "found task; a model writes with its vocabulary, only classification can cut it; write full"
         found.append((("model", "vocabulary"), problem))
+    found += _nothing_to_cut(section(raw, "model"))
     found += _nothing_to_forget(task, search)
     if metric in QUALITY_METRICS:
         found += _wrong_objectives(texts_in(search.get("objectives")), metric)
@@ -248,6 +249,14 @@ def _conflicts(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
     if precisions and "fp32" not in precisions:
         found += _baseline_missing(texts_in(search.get("constraints")))
     return found
+
+
+def _nothing_to_cut(model: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
+    """A vocabulary that is to be cut, where all students are models of their own."""
+    cut = model.get("student_layers") or model.get("student_widths") not in (None, 1, [1])
+    if model.get("vocabulary") == "task" and model.get("students") and not cut:
+        problem = "found task; models in model.students keep their own tokens, and no student is cut from the base"
+        yield ("model", "vocabulary"), f"{problem}; name sizes in model.student_layers, or write full"
 
 
 def _nothing_to_forget(task: Mapping[str, Any], search: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:

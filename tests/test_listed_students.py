@@ -91,7 +91,7 @@ def prepared(spec: Path) -> tuple[Prepared, list[str]]:
 def test_only_listed_models_where_no_layers_are_named(tmp_path: Path) -> None:
     small_model(tmp_path / "a")
     small = tiny_model(tmp_path / "b" / "small", num_layers=1, seed=3)
-    model = {"students": ["./a/small", str(small)], "student_layers": None, "vocabulary": "task"}
+    model = {"students": ["./a/small", str(small)], "student_layers": None}
     found, _ = prepared(tiny_spec(tmp_path, model=model))
     assert found.space.student_layers == ()
     infos = [inspect_model(str(tmp_path / name / "small")) for name in "ab"]
@@ -100,7 +100,6 @@ def test_only_listed_models_where_no_layers_are_named(tmp_path: Path) -> None:
     )
     students = [one.params["student"] for one in opening(found.space) if "student" in one.params]
     assert students == [infos[index % 2].reference for index in range(len(students))]
-    # The base's vocabulary is none of theirs.
     assert {one.plan.reader for one in opening(found.space)} == {found.space.base, *(i.fingerprint for i in infos)}
 
 
@@ -111,6 +110,23 @@ def test_a_model_is_listed_once(tmp_path: Path, students: list[str], other: str)
     spec = tiny_spec(tmp_path, model={"students": students})
     with pytest.raises(SpecError, match=rf"model.students: found {tmp_path}.*it is the model in model.{other}"):
         prepared(spec)
+
+
+def test_there_is_no_vocabulary_to_cut_where_all_are_listed(tmp_path: Path) -> None:
+    small_model(tmp_path)
+    model = {"students": ["./small"], "student_layers": None, "vocabulary": "task"}
+    with pytest.raises(
+        SpecError, match=r"model\.vocabulary: found task; models in model\.students keep their own tokens"
+    ):
+        load_spec(tiny_spec(tmp_path, model=model))
+    both, _ = prepared(tiny_spec(tmp_path, model={**model, "student_layers": [1]}))
+    assert both.space.vocabulary is not None
+    cut = {
+        one.plan.start: both.space.vocabulary in one.plan.stages
+        for one in opening(both.space)
+        if "student" in one.params
+    }
+    assert cut == {both.space.base: True, both.space.students[0].model: False}
 
 
 def test_a_list_of_none_is_refused(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ LORA = Strategy(
 )
 SMALL_FINETUNE = Strategy(
     name="small_finetune",
-    summary="fine-tune a student of fewer layers directly",
+    summary="fine-tune a smaller student directly",
     build=_small_finetune,
     parameters=(STUDENT_LEARNING_RATE, EPOCHS),
     kinds=("classification", "generation"),
