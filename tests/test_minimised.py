@@ -127,6 +127,7 @@ def test_the_choice_is_the_same_and_says_so(wish: str, runs: tuple[Run, Run]) ->
 
 def test_the_report_is_turned_upside_down(runs: tuple[Run, Run]) -> None:
     plain, mirrored = (build(run) for run in runs)
+    assert dict(mirrored.importance.shares) == pytest.approx(dict(plain.importance.shares), abs=0.005)
     plots = [figures(report) for report in (plain, mirrored)]
     for report, drawn, word in zip((plain, mirrored), plots, ("Up", "Down"), strict=True):
         assert f"{word} and to the left is better" in "".join(sections(report, drawn))

@@ -312,7 +312,7 @@ def test_importance_finds_the_setting_that_decides():
         make_record(n, quality=0.5 + 0.4 * float(rate), params={"learning_rate": float(rate), "lora_rank": int(rank)})
         for n, (rate, rank) in enumerate(zip(rates, ranks, strict=True))
     ]
-    found = importance(records)
+    found = importance(records, "accuracy")
     assert found.shares[0][0] == "learning_rate"
     assert found.shares[0][1] > 0.8
     assert sum(share for _, share in found.shares) == pytest.approx(1.0)
@@ -321,14 +321,14 @@ def test_importance_finds_the_setting_that_decides():
 
 
 def test_importance_says_when_there_is_too_little():
-    assert "too little to go by" in importance([make_record(n) for n in range(7)]).note
-    assert importance([make_record(n) for n in range(9)]).shares == ()
+    assert "too little to go by" in importance([make_record(n) for n in range(7)], "accuracy").note
+    assert importance([make_record(n) for n in range(9)], "accuracy").shares == ()
 
 
 def test_importance_of_what_explains_nothing_is_said_to_be_a_hint():
     pairs = [(epochs, quality) for epochs in (2, 3) for quality in (0.5, 0.6, 0.7)] * 4
     records = [make_record(n, quality=quality, params={"epochs": epochs}) for n, (epochs, quality) in enumerate(pairs)]
-    assert "hint at most" in importance(records).note
+    assert "hint at most" in importance(records, "accuracy").note
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def build(run: Run) -> Report:
         constraints=tuple(constraint.text for constraint in run.goals.constraints),
         targets=tuple(_target(run, name) for name in run.goals.targets),
         best=_best(run),
-        importance=importance(records),
+        importance=importance(records, run.metric),
         ablations=read_ablations(run),
         notes=run.notes,
         ended=tuple(_ended(record) for record in records if record.status != "complete"),

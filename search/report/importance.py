@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from search.records import Record
 from search.run import num_layers
+from spaces.objectives import OBJECTIVES
 from spaces.space import CUT
 
 MIN_TRIALS = 8
@@ -26,18 +27,19 @@ class Importance:
     note: str
 
 
-def importance(records: Sequence[Record]) -> Importance:
+def importance(records: Sequence[Record], metric: str) -> Importance:
     """Permutation importance [Breiman2001] of each setting for quality, in a forest fitted to the complete trials.
 
-    One row a trial, at the first precision and target that it has. A setting that a strategy does not read stands at
-    its median there, so that it tells nothing of the strategy.
+    Quality, called ``metric``, enters by its score. One row a trial, at the first precision and target that it has. A
+    setting that a strategy does not read stands at its median there, so that it tells nothing of the strategy.
     """
     rows = _one_a_trial(records)
     names, table = _table(rows)
     if len(rows) < MIN_TRIALS or not names:
         note = f"With {len(rows)} complete trials there is too little to go by; {MIN_TRIALS} are needed."
         return Importance(shares=(), num_trials=len(rows), explained=0.0, note=note)
-    drops, explained = _permute(table, np.array([record.quality for record in rows]))
+    scores = [OBJECTIVES[metric].score(record.quality) for record in rows if record.quality is not None]
+    drops, explained = _permute(table, np.array(scores))
     drops = np.maximum(drops, 0.0)
     total = float(drops.sum()) or 1.0
     shares = sorted(((name, float(d) / total) for name, d in zip(names, drops, strict=True)), key=lambda s: -s[1])
