@@ -108,13 +108,15 @@ class Bench:
 
 def main() -> None:
     options = arguments()
+    runs: list[Run] = []
     # By the first stages measure their own seconds; the second would ask validation rows after each epoch, for nobody.
     with patch("time.perf_counter", time.process_time), patch("trainers.loop._Fit._quality", lambda _: None):
-        runs = list(benchmark(options, prepared_task(options)))
-    found = report(runs, task=options.task, options=vars(options))
+        for run in benchmark(options, prepared_task(options)):
+            runs.append(run)
+            found = report(runs, task=options.task, options=vars(options))
+            if options.json:
+                options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def benchmark(options: argparse.Namespace, prepared: Prepared) -> Iterator[Run]:
