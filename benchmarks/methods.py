@@ -121,15 +121,15 @@ def main() -> None:
 
 def benchmark(options: argparse.Namespace, prepared: Prepared) -> Iterator[Run]:
     """Every strategy, the reference first, those of the base's size last."""
-    names = options.strategies.split(",") if options.strategies else prepared.space.strategies
+    fit = prepared.space.strategies
+    asked = options.strategies.split(",") if options.strategies else fit
     names = sorted(
-        dict.fromkeys([options.reference, *names]),
+        (name for name in dict.fromkeys([options.reference, *asked]) if name in fit),
         key=lambda name: (name != options.reference, not CATALOGUE[name].student),
     )
-    budget_s = 0.0
-    bench = Bench(
-        prepared, options.folder / f"{options.task}.jsonl", expected=sum(trainings(n, options) for n in names)
-    )
+    expected = sum(trainings(name, options) for name in names)
+    bench = Bench(prepared, options.folder / f"{options.task}.jsonl", expected=expected)
+    budget_s = per_pass_s = 0.0
     for name in names:
         began = [] if name in COSTLY else list(equal_steps(bench, name, options))
         yield from began
