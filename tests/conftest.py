@@ -5,7 +5,12 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
+from hypothesis import settings
 from moto.server import ThreadedMotoServer
+
+# How long an example takes is the machine's affair.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -167,7 +167,6 @@ def test_words_and_digits_are_single_tokens(tokenizer: Any, problems: dict[str, 
         assert tokens == [piece.replace(" ", "Ġ") for piece in pieces]
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters(codec="utf-8"), max_size=40))
 def test_any_text_goes_through_the_tokenizer_and_back(tokenizer: Any, text: str) -> None:
     ids = tokenizer(text)["input_ids"]

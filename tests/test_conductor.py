@@ -138,7 +138,7 @@ def test_no_more_plans_wait_than_there_are_seats():
 
 
 @given(st.integers(2, 4), st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_seats_never_train_the_same_part(seats, seed):
     empty_memory()
     case = Case(trials=12, seats=seats, sampler=lambda p, r, n: history_sampler(p, r, n + seed))
@@ -182,7 +182,7 @@ def undisturbed():
 
 @pytest.mark.parametrize("name", _CASES)
 @given(moments=_MOMENTS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_killed_search_with_one_seat_ends_in_the_same_records(undisturbed, name, moments):
     empty_memory()
     world = _killed_at(_CASES[name], moments)
@@ -191,7 +191,7 @@ def test_a_killed_search_with_one_seat_ends_in_the_same_records(undisturbed, nam
 
 
 @given(moments=_MOMENTS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_killed_search_with_three_seats_loses_and_doubles_nothing(moments):
     empty_memory()
     case = Case(seats=3)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spaces.task import Task
@@ -367,7 +367,6 @@ _rows = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(rows=_rows, share=st.floats(0.05, 0.9), shuffled=st.randoms())
 def test_the_split_is_stratified_disjoint_and_free_of_order(
     rows: list[tuple[str, str]], share: float, shuffled: Any, tmp_path_factory: pytest.TempPathFactory
@@ -386,7 +385,6 @@ def test_the_split_is_stratified_disjoint_and_free_of_order(
     assert abs(len(validation) - share * len(train | validation)) <= 3
 
 
-@settings(deadline=None)
 @given(
     counts=st.dictionaries(st.text(max_size=3), st.integers(1, 50), min_size=1, max_size=12),
     share=st.floats(0, 1),

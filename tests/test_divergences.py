@@ -26,7 +26,7 @@ from trainers.losses import (
 
 SHAPES = st.sampled_from([(1, 4), (5, 6), (2, 4, 7)])
 TEMPERATURES = st.sampled_from([0.5, 1.0, 2.0, 8.0])
-brief = settings(deadline=None, max_examples=15)
+brief = settings(max_examples=15)
 
 K, DRAWS = 3, 40
 

@@ -86,7 +86,7 @@ def test_wilson_is_scipys(total: int, share: float) -> None:
     assert wilson(successes, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(PAIRS, st.sampled_from(["accuracy", "macro_f1"]))
 def test_the_interval_holds_the_value(pairs: list[tuple[int, int]], metric: str) -> None:
     labels, predictions = np.array(pairs).T

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -99,7 +99,6 @@ def longest_common(first: tuple[str, ...], second: tuple[str, ...]) -> int:
 _words = st.lists(st.sampled_from("abc"), min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(first=_words, second=_words)
 def test_rouge_l_agrees_with_the_definition(first: list[str], second: list[str]) -> None:
     common = longest_common(tuple(first), tuple(second))
@@ -107,7 +106,6 @@ def test_rouge_l_agrees_with_the_definition(first: list[str], second: list[str])
     assert rouge_l([" ".join(first)], [" ".join(second)]).value() == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(
     first=st.text(st.characters(codec="ascii"), max_size=30), second=st.text(st.characters(codec="ascii"), max_size=30)
 )

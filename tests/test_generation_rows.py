@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -210,7 +210,6 @@ def test_limit_keeps_that_many_rows_of_train(tmp_path: Path) -> None:
     assert limited.validation.fingerprint == whole.validation.fingerprint
 
 
-@settings(deadline=None)
 @given(share=st.floats(0.01, 0.99), seed=st.integers(0, 3), shuffled=st.randoms())
 def test_the_split_is_disjoint_and_free_of_order(
     share: float, seed: int, shuffled: Any, tmp_path_factory: pytest.TempPathFactory

@@ -13,10 +13,10 @@ from trainers.losses import IGNORED, cross_entropy, forward_kl, soft_label_loss
 
 SHAPES = st.sampled_from([(1, 2), (5, 3), (2, 4, 7)])
 TEMPERATURES = st.sampled_from([0.5, 1.0, 2.0, 8.0])
-no_deadline = settings(deadline=None, max_examples=40)
+brief = settings(max_examples=40)
 
 
-@no_deadline
+@brief
 @given(SHAPES, TEMPERATURES, st.integers(0, 99))
 def test_forward_kl_is_torchs(shape: tuple[int, ...], temperature: float, seed: int) -> None:
     student, teacher = random_logits(shape, seed=seed), random_logits(shape, seed=seed + 100)
@@ -27,7 +27,7 @@ def test_forward_kl_is_torchs(shape: tuple[int, ...], temperature: float, seed: 
     torch.testing.assert_close(forward_kl(student, teacher, mask, temperature=temperature), expected)
 
 
-@no_deadline
+@brief
 @given(SHAPES, TEMPERATURES, st.integers(0, 99))
 def test_forward_kl_is_zero_at_the_teacher_and_never_negative(
     shape: tuple[int, ...], temperature: float, seed: int
@@ -38,7 +38,7 @@ def test_forward_kl_is_zero_at_the_teacher_and_never_negative(
     assert forward_kl(shifted, logits, mask, temperature=temperature) >= 0
 
 
-@no_deadline
+@brief
 @given(st.integers(0, 99), TEMPERATURES)
 def test_log_probabilities_teach_like_logits(seed: int, temperature: float) -> None:
     student, teacher = random_logits((4, 5), seed=seed), random_logits((4, 5), seed=seed + 1)
@@ -47,14 +47,14 @@ def test_log_probabilities_teach_like_logits(seed: int, temperature: float) -> N
     torch.testing.assert_close(by_log_probs, by_logits)
 
 
-@no_deadline
+@brief
 @given(st.integers(0, 99))
 def test_cross_entropy_is_torchs(seed: int) -> None:
     logits, labels = random_logits((6, 4), seed=seed), torch.tensor([0, 1, 2, 3, IGNORED, 1])
     torch.testing.assert_close(cross_entropy(logits, labels), functional.cross_entropy(logits, labels))
 
 
-@no_deadline
+@brief
 @given(st.integers(0, 99), TEMPERATURES, st.floats(0, 1))
 def test_the_soft_label_loss_is_hintons(seed: int, temperature: float, alpha: float) -> None:
     student, teacher = random_logits((4, 3), seed=seed), random_logits((4, 3), seed=seed + 1)
@@ -66,7 +66,7 @@ def test_the_soft_label_loss_is_hintons(seed: int, temperature: float, alpha: fl
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-@no_deadline
+@brief
 @given(st.integers(1, 6), st.integers(0, 99))
 def test_parts_of_a_batch_add_up(cut: int, seed: int) -> None:
     student, teacher = random_logits((7, 3), seed=seed), random_logits((7, 3), seed=seed + 1)
@@ -109,7 +109,7 @@ def test_huge_logits_stay_finite(dtype: torch.dtype) -> None:
     assert student.grad is not None and student.grad.isfinite().all()
 
 
-@no_deadline
+@brief
 @given(TEMPERATURES)
 def test_a_class_that_the_teacher_excludes_counts_for_nothing(temperature: float) -> None:
     student = random_logits((2, 3), seed=0).requires_grad_()

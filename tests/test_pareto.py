@@ -64,14 +64,13 @@ def test_equal_points_stay_together():
     assert non_dominated(np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 2.0]])).tolist() == [True, True, False]
 
 
-@settings(deadline=None)
 @given(_points(most=7))
 def test_hypervolume_equals_inclusion_exclusion(points):
     reference = np.full(points.shape[1], 2.5)
     assert hypervolume(points, reference) == pytest.approx(_inclusion_exclusion(points, reference), abs=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(_points(objectives=(2, 3)), st.randoms(use_true_random=False))
 def test_hypervolume_grows_with_points_and_ignores_order(points, random):
     reference = np.full(points.shape[1], 4.0)

@@ -28,6 +28,8 @@ from trainers.storage import Storage
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TRIALS = 7
+SEARCH = {"strategies": ["full", "lora", "small_finetune", "distill_soft", "finetune_then_distill", "dft"]}
+"""Of few shapes, so that little has to be measured; ``test_catalogue.py`` has every strategy."""
 OUTPUTS = (
     "spec.yaml",
     "records",
@@ -72,7 +74,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Finished:
     folder = tmp_path_factory.mktemp("finished")
-    spec = tiny_spec(folder, budget={"trials": TRIALS})
+    spec = tiny_spec(folder, search=SEARCH, budget={"trials": TRIALS})
     _modules_of_the_user(folder)
     with distune("search", spec, cwd=folder, cache=cache) as running:
         running.until("epoch")
@@ -158,7 +160,7 @@ def test_a_raised_budget_goes_on(finished: Finished, cache: Path) -> None:
 
 def test_interrupted_in_every_way(tmp_path: Path, cache: Path) -> None:
     """Ctrl-C, SIGTERM, a killed driver, a killed worker, one after the other: then the search is what it would be."""
-    search = {"space": {**FAST, "epochs": [12, 16]}}
+    search = {**SEARCH, "space": {**FAST, "epochs": [12, 16]}}
     spec = tiny_spec(tmp_path, search=search, budget={"trials": TRIALS})
     runs, before = tmp_path / "runs" / "tiny", {}
     command = ["search", spec, "--set", "resources.max_concurrent=1"]
@@ -236,7 +238,7 @@ def test_on_an_object_store_with_sizes_ruled_out(
 @pytest.mark.parametrize("folder", ["records", "artifacts"])
 def test_storage_that_fails_ends_the_search_and_no_plan(tmp_path: Path, cache: Path, folder: str) -> None:
     """What cannot be written is nobody's failed plan: exit 1, and later the same command goes on."""
-    spec = tiny_spec(tmp_path, budget={"trials": 4})
+    spec = tiny_spec(tmp_path, search=SEARCH, budget={"trials": 4})
     place, away = tmp_path / "runs/tiny" / folder, tmp_path / "away"
     command = ["search", spec, "--set", "resources.max_concurrent=1"]
     with distune(*command, cwd=tmp_path, cache=cache) as running:
@@ -253,7 +255,7 @@ def test_storage_that_fails_ends_the_search_and_no_plan(tmp_path: Path, cache: P
 
 
 def test_what_cannot_be_met_ends_before_training(tmp_path: Path, cache: Path) -> None:
-    spec = tiny_spec(tmp_path, search={"constraints": ["size_mb <= 0.001"]})
+    spec = tiny_spec(tmp_path, search={**SEARCH, "constraints": ["size_mb <= 0.001"]})
     code, text = run_to_end(["search", spec], cwd=tmp_path, cache=cache)
     assert (code, "size_mb" in text, "started" in text) == (3, True, False), text
 

@@ -166,7 +166,7 @@ def test_unknown_wishes_are_named(wish, message):
         _choose(CURVE, wish=wish)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.5, 0.55, 0.6, 0.7]), st.sampled_from([1.0, 2.0, 3.0])), min_size=1, max_size=6

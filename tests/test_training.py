@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny_models import KINDS, tiny_model
@@ -86,7 +86,6 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=300).map(np.array)
 
 
-@settings(deadline=None)
 @given(LENGTHS, st.integers(1, 40), st.integers(0, 3))
 def test_an_epoch_is_every_row_once(lengths: np.ndarray, batch_size: int, epoch: int) -> None:
     batches = epoch_batches(lengths, batch_size=batch_size, seed=1, epoch=epoch)
@@ -113,7 +112,6 @@ def test_the_smaller_batch_does_not_get_the_longest_rows() -> None:
     assert {int(lengths[rows[0]]) for batches in left_over for rows in batches if len(rows) == 1} != {65}
 
 
-@settings(deadline=None)
 @given(LENGTHS)
 def test_asking_takes_every_row_once_by_length(lengths: np.ndarray) -> None:
     order = np.concatenate(sorted_batches(lengths, batch_size=7))

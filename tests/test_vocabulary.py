@@ -61,7 +61,7 @@ def _cut(folder: Path, used: set[int], margin: int = 0) -> tuple[Tokenizer, Toke
     return whole, cut, kept
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from(CORPUS), min_size=1, max_size=4), st.lists(st.sampled_from(_STEMS), max_size=6))
 def test_a_text_of_kept_pieces_is_split_as_before(folder: Path, seen: list[str], words: list[str]) -> None:
     whole = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -20,7 +20,7 @@ from tiny_models import WORDS, tiny_model
 LABELS = ("cat", "dog", "sun")
 FAST = {"learning_rate": [3e-3, 1e-2], "lora_learning_rate": [3e-3, 1e-2], "student_learning_rate": [3e-3, 1e-2]}
 """Rates at which the tiny encoder learns its task in a few epochs."""
-PATIENCE_S = 240
+PATIENCE_S = 600
 """No search of a test takes this long; one that does is ended, and the test fails."""
 
 
