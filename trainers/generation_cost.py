@@ -21,7 +21,7 @@ from trainers.context import Context
 from trainers.cost import CostRow, measured_row
 from trainers.generate import start, step
 from trainers.measuring import peak_rise_mb, time_in_turn
-from trainers.models import add_bottlenecks, select_layers
+from trainers.models import PREFIX, add_bottlenecks, add_prefix, select_layers
 from trainers.packed import open_packed, weight_matrix, write_packed
 from trainers.roofline import GraphFacts
 from trainers.width import narrow
@@ -103,7 +103,7 @@ def request_facts(model: Any, request: Request) -> GraphFacts:
     head = model.get_output_embeddings().weight.numel()
     config, passes = model.config, request.output_tokens
     read = request.prompt_tokens + passes - 1
-    attended = sum(range(1, read + 1))
+    attended = sum(range(1, read + 1)) + read * getattr(config, PREFIX, 0)
     attention = 4 * attended * config.num_hidden_layers * config.hidden_size
     return GraphFacts(
         flops=float(2 * ((sum(sizes) - head) * read + head * passes) + attention),
@@ -114,15 +114,17 @@ def request_facts(model: Any, request: Request) -> GraphFacts:
 
 
 def _cut(shape: Shape, context: Context) -> Any:
-    """The base of ``shape`` with as much of its width and as many layers as it says, and with adapters where it has
-    them.
+    """The base of ``shape`` with as much of its width and as many layers as it says, and with adapters and a prefix
+    where it has them.
     """
     model: Any = load_causal(context.base_folder(shape.base))
     if shape.width is not None:
         model = narrow(model, shape.width)
     if shape.num_layers is not None:
         model = select_layers(model, spread(model.config.num_hidden_layers, shape.num_layers))
-    return add_bottlenecks(model, shape.adapters) if shape.adapters else model
+    if shape.adapters is not None:
+        model = add_bottlenecks(model, shape.adapters)
+    return add_prefix(model, shape.prefix_tokens) if shape.prefix_tokens else model
 
 
 def _open_and_answer(file: Path, request: Request) -> Any:

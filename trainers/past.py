@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trainers.models import Family
 
 _NAME = "prefix"
-"""Of a prefix, as a child of its attention: ``….attention.self.prefix.keys``."""
+"""Of a prefix, as a child of its attention: ``….attention.self.prefix.key``."""
 _HEAD_SIZES = ("head_dim", "attention_head_size", "head_size")
 """How the handled families call it in their attention."""
 
@@ -25,8 +25,8 @@ _HEAD_SIZES = ("head_dim", "attention_head_size", "head_size")
 class Prefix(nn.Module):
     """The keys and values of one layer, 1 × heads × prefix tokens × head size each; zero at first."""
 
-    keys: Tensor
-    values: Tensor
+    key: Tensor
+    value: Tensor
 
     def __init__(self, num_heads: int, head_size: int, *, num_tokens: int) -> None:
         super().__init__()
@@ -34,11 +34,11 @@ class Prefix(nn.Module):
 
     def keep(self, pair: Tensor) -> None:
         """Hold copies of a pair of keys and values as weights."""
-        self.keys, self.values = (nn.Parameter(part.detach().clone()) for part in pair)
+        self.key, self.value = (nn.Parameter(part.detach().clone()) for part in pair)
 
     def follow(self, pair: Tensor) -> None:
         """Use a pair of keys and values that are computed elsewhere, with their gradients."""
-        for name, part in zip(("keys", "values"), pair, strict=True):
+        for name, part in zip(("key", "value"), pair, strict=True):
             self._parameters.pop(name, None)
             setattr(self, name, part)
 
@@ -53,7 +53,7 @@ class _Before:
         """Keys and values of new tokens, after all before them."""
         if self.cache is not None:
             keys, values = self.cache.update(keys, values, *place)
-        return _after(self.prefix.keys, keys), _after(self.prefix.values, values)
+        return _after(self.prefix.key, keys), _after(self.prefix.value, values)
 
 
 def insert(model: Any, num_tokens: int, family: "Family") -> None:
@@ -102,7 +102,7 @@ def _mask(mask_BHLK: Tensor | None, states_BLH: Tensor, attention: Any) -> Tenso
         mask_BHLK = torch.ones(1, 1, length, length, dtype=torch.bool, device=states_BLH.device).tril()
     if mask_BHLK is None:
         return None
-    num_tokens = attention.prefix.keys.shape[2]
+    num_tokens = attention.prefix.key.shape[2]
     return functional.pad(mask_BHLK, (num_tokens, 0), value=True if mask_BHLK.dtype == torch.bool else 0.0)
 
 

@@ -43,7 +43,7 @@ def new_encoder(model: Any, *, projection: bool) -> nn.Module:
     from peft import PrefixEncoder, PrefixTuningConfig
 
     places = list(prefixes(model))
-    _, num_heads, num_tokens, head_size = places[0].keys.shape
+    _, num_heads, num_tokens, head_size = places[0].key.shape
     width = num_heads * head_size
     settings = PrefixTuningConfig(
         num_virtual_tokens=num_tokens,
@@ -77,6 +77,6 @@ class Unfolded:
 
     def _pairs(self) -> Tensor:
         """Keys and values, layers × 2 × 1 × heads × tokens × head size."""
-        _, num_heads, num_tokens, head_size = next(prefixes(self.model)).keys.shape
+        _, num_heads, num_tokens, head_size = next(prefixes(self.model)).key.shape
         rows: Tensor = self.encoder(torch.arange(num_tokens, device=next(self.encoder.parameters()).device))
         return rows.view(num_tokens, -1, 2, 1, num_heads, head_size).permute(1, 2, 3, 4, 0, 5)

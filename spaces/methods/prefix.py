@@ -14,7 +14,7 @@ from spaces.strategy import Strategy
 
 
 class PrefixTuning(Training):
-    """Put keys and values before those of every text, in every layer, and train them and the head alone. [Li2021]"""
+    """Put keys and values before a text's own in every layer, and train them and a classifier's head alone. [Li2021]"""
 
     carried_out_by = "trainers.prefix:tune_prefix"
 
@@ -62,6 +62,7 @@ PREFIX = Strategy(
     build=_prefix,
     parameters=(PREFIX_TOKENS, PREFIX_PROJECTION, PREFIX_LEARNING_RATE, EPOCHS),
     student=False,
+    kinds=("classification", "generation"),
     needs=("prefix",),
     shapes=_shapes,
 )
