@@ -44,7 +44,7 @@ def _context(kind: str, folder: Path) -> Context:
     return replace(context, tokens={"base": {**context.tokens["base"], "unlabeled": more.fingerprint}})
 
 
-def _plan(name: str) -> Plan:
+def _plan(name: str, kind: str) -> Plan:
     """The strategy's first proposal, at one epoch a stage."""
     space = Space(
         base="base",
@@ -59,6 +59,7 @@ def _plan(name: str) -> Plan:
         teacher_recipes={"standard": Optimisation(learning_rate=1e-2, epochs=5, batch_size=8)},
         unlabeled="more",
         batch_size=8,
+        lacking={} if kind == "generation" else {"writes": "it is for classification"},
     )
     return next(opening(space)).plan
 
@@ -66,7 +67,7 @@ def _plan(name: str) -> Plan:
 @pytest.mark.parametrize(("name", "kind"), _PAIRS, ids=map("-".join, _PAIRS))
 def test_a_strategy_is_trained_deployed_and_measured(name: str, kind: str, contexts: dict[str, Context]) -> None:
     precisions = ("fp32", "int8")
-    plan = _plan(name)
+    plan = _plan(name, kind)
     result = carry_out(plan, precisions, contexts[kind], ranks=solo(), report=_silent)
     assert result is not None
     assert [variant.precision for variant in result.variants] == list(precisions)

@@ -17,6 +17,7 @@ from spaces.methods.cut import SelectLayers
 from spaces.methods.distill import Distill
 from spaces.methods.distill_cot import DistillCot
 from spaces.methods.distill_feature import DistillFeature
+from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.methods.experts import DistillExperts, Expert, Gate, Part
 from spaces.methods.features import Feature
 from spaces.methods.finetune import Lora
@@ -85,6 +86,19 @@ META = plan_of(
 )
 # A loss over the tokens of responses, which are of different lengths, against draws; a rationale each for the second.
 TEXT = plan_of(SelectLayers(layers=(0,)), TAUGHT.stages[1].model_copy(update={"num_draws": 20}), *TAUGHT.stages[2:])
+# Text that the student writes, its luck by the row and not by the worker.
+OWN = plan_of(
+    SelectLayers(layers=(0,)),
+    DistillDivergence(
+        optimisation=fitting(learning_rate=1e-3, epochs=2),
+        teacher=Chain(base="base", stages=FULL.stages),
+        divergence="jsd",
+        mix=0.5,
+        temperature=1.0,
+        alpha=0.5,
+        lmbda=0.6,
+    ),
+)
 REASONED = plan_of(DistillCot(mode="multitask", alpha=0.3, optimisation=fitting(learning_rate=1e-3, epochs=2)))
 STOPPED = plan_of(finetuning(learning_rate=2e-3))
 BROKEN = plan_of(finetuning(learning_rate=3e-3))
@@ -121,7 +135,7 @@ def work(rank: int, folder: str, contexts: Contexts) -> None:
 
 
 def kind_of(name: str) -> str:
-    return "generation" if name in ("text", "reasoned") else "classification"
+    return "generation" if name in ("text", "reasoned", "own") else "classification"
 
 
 def nothing(_: Progress) -> None:
@@ -144,6 +158,7 @@ SCENARIOS = {
     "meta": (META, nothing),
     "text": (TEXT, nothing),
     "reasoned": (REASONED, nothing),
+    "own": (OWN, nothing),
     "stopped": (STOPPED, stop),
     "broken": (BROKEN, fail),
     "diverging": (DIVERGING, nothing),
@@ -159,7 +174,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Contexts, list[d
     return contexts, [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(WORKERS)]
 
 
-@pytest.mark.parametrize("name", ["taught", "mixed", "meta", *ALIGNED, "text", "reasoned"])
+@pytest.mark.parametrize("name", ["taught", "mixed", "meta", *ALIGNED, "text", "reasoned", "own"])
 def test_two_workers_train_what_one_does(name: str, together: tuple[Contexts, list[dict]], tmp_path: Path) -> None:
     contexts, outcomes = together
     context, alone, (plan, _) = contexts[kind_of(name)], contexts_in(tmp_path)[kind_of(name)], SCENARIOS[name]

@@ -18,7 +18,8 @@ from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.stages import Chain
 from trainers.batches import collate
 from trainers.context import Context, Progress
-from trainers.distill import against, divergence_loss, soft_loss
+from trainers.distill import against, soft_loss
+from trainers.distill_divergence import divergence_loss
 from trainers.kinds import split_tokens
 from trainers.losses import soft_label_loss
 from trainers.models import ModelError, load_classifier

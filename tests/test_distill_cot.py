@@ -301,10 +301,11 @@ def test_a_teacher_that_is_never_right_fails_the_plan(context: Context, monkeypa
 def test_draws_follow_the_softened_distribution() -> None:
     logits_BV = torch.tensor([[0.0, 1.0, 2.0]]).expand(20_000, 3)
     generator = torch.Generator().manual_seed(0)
-    counts = drawn(logits_BV, temperature=0.7, generator=generator).bincount(minlength=3) / 20_000
+    prompts_B = torch.arange(20_000)
+    counts = drawn(logits_BV, prompts_B, temperature=0.7, generator=generator).bincount(minlength=3) / 20_000
     wanted = np.exp(np.arange(3) / 0.7) / np.exp(np.arange(3) / 0.7).sum()
     np.testing.assert_allclose(counts.numpy(), wanted, atol=0.015)
-    assert likeliest(logits_BV).unique().tolist() == [2]
+    assert likeliest(logits_BV, prompts_B).unique().tolist() == [2]
 
 
 # Bad input ------------------------------------------------------------------------------------------------------

@@ -246,6 +246,8 @@ _VARIED = [
     _plan(_CUT, _distill(alpha_end=0.4)),
     _plan(_CUT, _distill(feature=Feature(kind="hidden"), gamma=1.0)),
     _plan(_CUT, _distill(feature=Feature(kind="hidden"), gamma=2.0)),
+    _plan(_CUT, DistillDivergence(divergence="jsd", mix=0.5, temperature=1.0, alpha=0.5, **_TAUGHT)),
+    _plan(_CUT, DistillDivergence(divergence="jsd", mix=0.5, temperature=1.0, alpha=0.5, lmbda=0.5, **_TAUGHT)),
     _plan(_CUT, _distill(num_draws=50)),
     _plan(_CUT, _distill(num_draws=100)),
     _plan(_CUT, _aligned("hidden")),

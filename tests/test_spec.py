@@ -83,6 +83,7 @@ def test_examples_are_good_and_survive_a_round_trip(name: str, tmp_path: Path) -
         ("search.space.learning_rate", ["x", 1], "found 'x'; expected a valid number"),
         ("search.space.lora", 3, "unknown key; did you mean 'lora_rank'?"),
         ("search.space.drawn_temperature", 2, "it needs a model that writes, but task.kind is classification; leave"),
+        ("search.space.lmbda", 0.5, "it needs a model that writes, but task.kind is classification; leave lmbda out"),
         ("search.space.expert_split", "domain", "no column tells domains apart; name one in task.domain"),
         ("search.space.quantization", ["int9"], "unknown precision 'int9'; did you mean 'int8'?"),
         ("search.space.quantization", ["fp32", "int4"], "found int4; none of the targets cpu runs it"),

@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import make_space
 
@@ -141,10 +141,11 @@ def test_the_range_of_a_parameter_that_is_not_active_changes_no_fingerprint(seed
     assert (again.plan.fingerprint == found.plan.fingerprint) is (found.params.get(name, at) == at)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(CATALOGUE)))
 def test_every_parameter_of_a_strategy_can_be_asked_for(name):
     space = replace(make_space(), strategies=(name,), domains="e" * 64)
-    spaces = (space, replace(space, num_draws=50))
+    spaces = (space, replace(space, num_draws=50), replace(space, lacking={"writes": "not here"}))
     asked = {parameter for of in spaces for seed in range(60) for parameter in _random(of, seed).params}
     assert asked >= {span.name for span in CATALOGUE[name].parameters}
 
@@ -378,3 +379,4 @@ def test_an_option_whose_need_is_lacking_is_never_drawn(space, seed, need):
         isinstance(span := PARAMETERS.get(name), Choice) and span.needs.get(value) == need
         for name, value in found.params.items()
     )
+    assert not any(name in PARAMETERS and PARAMETERS[name].need == need for name in found.params)

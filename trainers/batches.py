@@ -34,6 +34,8 @@ class Batch:
     """Rows of the whole batch, over all workers."""
     num_tokens: int
     """Tokens of the whole batch, over all workers, without padding."""
+    own: bool = False
+    """Whether the model that is trained wrote the responses itself: then they are not what would be right."""
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on ``device``."""

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from spaces.methods.distill import Distill
 from spaces.methods.distill_in_context import DistillInContext
-from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.methods.experts import DistillExperts
 from spaces.methods.quantized_distill import QuantizedDistill
 from spaces.plan import Plan
 from trainers.alignment import Alignment, alignment
 from trainers.batches import Batch
 from trainers.loop import Fitted, Job, Loss, fit
-from trainers.losses import IGNORED, Targets, cross_entropy, generalized_jsd, skewed_kl, soft_label_loss
+from trainers.losses import Targets, soft_label_loss
 from trainers.teacher import Form, Full, Sampled, TeacherOutputs, teacher_outputs
 
 TaughtLoss = Callable[[Tensor, Any, Batch, float], Tensor]
@@ -33,11 +32,6 @@ def distill(model: Any, job: Job) -> tuple[Any, Fitted]:
         return fit_taught(model, job, taught=taught, loss=loss, inside=inside, gamma=stage.gamma)
 
 
-def distill_divergence(model: Any, job: Job) -> tuple[Any, Fitted]:
-    """Carry out a ``DistillDivergence`` stage on the student ``model``; time as in ``distill``."""
-    return fit_taught(model, job, taught=outputs_of_teacher(job), loss=partial(divergence_loss, job.stage))
-
-
 def soft_loss(
     stage: Distill | DistillExperts, student_PC: Tensor, teacher: Targets, batch: Batch, share: float
 ) -> Tensor:
@@ -46,21 +40,6 @@ def soft_loss(
     return soft_label_loss(
         student_PC, teacher, batch.labels_P, temperature=stage.temperature, alpha=alpha, count=batch.count
     )
-
-
-def divergence_loss(
-    stage: DistillDivergence, student_PC: Tensor, teacher_PC: Tensor, batch: Batch, _share: float
-) -> Tensor:
-    """The stage's divergence, times T² as in soft labels, and gold labels."""
-    valid = batch.labels_P != IGNORED
-    divergence: Callable[..., Tensor] = (
-        partial(generalized_jsd, beta=stage.mix)
-        if stage.divergence == "jsd"
-        else partial(skewed_kl, alpha=stage.mix, reverse=stage.divergence == "skewed_reverse_kl")
-    )
-    soft = divergence(student_PC, teacher_PC, valid, temperature=stage.temperature, count=batch.count)
-    hard = cross_entropy(student_PC, batch.labels_P, count=batch.count)
-    return stage.alpha * stage.temperature**2 * soft + (1 - stage.alpha) * hard
 
 
 def against(teacher: Callable[[Batch], Targets], loss: TaughtLoss) -> Loss:

@@ -150,6 +150,13 @@ class ResponseTokens(Tokens):
         responses = pa.array(answers, pa.string())
         return self._like_this(batch.set_column(batch.schema.get_field_index("response"), "response", responses))
 
+    def continued(self, rows: np.ndarray, written: Sequence[np.ndarray]) -> "ResponseTokens":
+        """The prompt of each of ``rows``, with token ids in the place of its response's; the texts stay."""
+        ids = [np.concatenate([self.prompt(row), own]) for row, own in zip(rows.tolist(), written, strict=True)]
+        taken = self._batch.take(pa.array(rows))
+        place = taken.schema.get_field_index("input_ids")
+        return self._like_this(taken.set_column(place, "input_ids", lists([row.astype(np.int32) for row in ids])))
+
     def retold(
         self, rows: np.ndarray, targets: Sequence[str], *, prefix: str = "", max_new_tokens: int
     ) -> "ResponseTokens":

@@ -7,7 +7,7 @@ of it; the number of workers changes it by rounding.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -96,6 +96,11 @@ class Turn:
     """Share of its peak that the learning rate has."""
 
 
+Rewrite = Callable[[Any, Turn], Batch]
+"""From the model and the step that it is about to take: what it learns from in the place of the step's batch. It may
+hold any token. All workers are asked together."""
+
+
 class Companion(Protocol):
     """What is trained beside the model, with an optimiser of its own: it takes a step before each of the model's."""
 
@@ -116,12 +121,13 @@ def fit(
     outputs: Sequence[str] = (),
     tokens: Tokens | None = None,
     companion: Companion | None = None,
+    rewrite: Rewrite | None = None,
 ) -> Fitted:
     """Train the parameters of ``model`` that require a gradient; it is left in evaluation mode on the processor.
 
     ``outputs`` are what the loss needs of the model beside logits: ``hidden_states``, ``attentions``. ``tokens`` are
     the rows to train on where these are not all of train; a batch numbers their rows and positions. A ``companion`` is
-    trained beside the model; a checkpoint holds it as well.
+    trained beside the model; a checkpoint holds it as well. What ``rewrite`` makes of a batch is learnt in its place.
 
     Raises:
         TrainingError: a loss or gradient that is not finite.
@@ -130,13 +136,13 @@ def fit(
     if tokens is None:
         tokens = split_tokens(job.context, base=job.plan.reader, split="train")
     sizes = {"vocab_size": model.config.vocab_size, "pad_id": pad_id(model)}
-    used = used_ids(tokens, **sizes)
+    used = torch.arange(sizes["vocab_size"]) if rewrite else used_ids(tokens, **sizes)
     if companion is not None:
         used = torch.cat([used, used_ids(companion.tokens, **sizes)]).unique()
     model.to(pick_device()).train()
     longest = int(tokens.lengths.max())
     with train_used_rows(model, used), fast_attention(model, longest=longest, context=job.context):
-        fitted = _Fit(model, loss, job, tokens=tokens, outputs=outputs, companion=companion).run()
+        fitted = _Fit(model, loss, job, tokens=tokens, outputs=outputs, companion=companion, rewrite=rewrite).run()
     model.to("cpu").eval()
     return fitted
 
@@ -151,8 +157,10 @@ class _Fit:
         tokens: Tokens,
         outputs: Sequence[str],
         companion: Companion | None,
+        rewrite: Rewrite | None,
     ) -> None:
-        self.model, self.loss, self.job, self.tokens, self.companion = model, loss, job, tokens, companion
+        self.model, self.loss, self.job, self.tokens = model, loss, job, tokens
+        self.companion, self.rewrite = companion, rewrite
         self.device = next(model.parameters()).device
         self.asked = {f"output_{name}": True for name in outputs}
         own = loss.to(self.device) if isinstance(loss, nn.Module) else nn.Module()
@@ -202,11 +210,13 @@ class _Fit:
     def _step(self, rows: Any) -> float:
         share = self._set_rate()
         batch, weight = worker_batch(self.tokens, rows, ranks=self.job.ranks, pad_id=pad_id(self.model))
-        batch = batch.to(self.device)
+        turn = Turn(batch=batch.to(self.device), weight=weight, step=self.steps, rate_share=share)
+        if self.rewrite is not None:
+            turn = replace(turn, batch=self.rewrite(self.model, turn))
         if self.companion is not None:
-            self.companion.before_step(self.model, Turn(batch=batch, weight=weight, step=self.steps, rate_share=share))
+            self.companion.before_step(self.model, turn)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._sum_over_ranks(self._backward(batch, weight))
+        loss = self._sum_over_ranks(self._backward(turn.batch, weight))
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.job.optimisation.max_grad_norm)
         self._check_finite(loss, float(norm))
         self.optimizer.step()
