@@ -33,13 +33,13 @@ def written_responses(teacher: Plan, context: Context, *, ranks: Ranks, heartbea
     """
     identity = {"kind": "pseudo_responses", "teacher": teacher.fingerprint, "version": _VERSION}
     name = fingerprint(identity | {"tokens": context.tokens[teacher.reader]["unlabeled"]})
-    ranks.on_first(lambda: _ensure(name, teacher, context, heartbeat))
+    ranks.on_first(lambda: _ensure(name, teacher, context=context, heartbeat=heartbeat))
     artifact = shared(name, context, what="the teacher's responses")
     texts, confidences = json.loads((artifact.folder / _FILE).read_text())
     return PseudoLabels(texts, np.array(confidences, dtype=np.float64), artifact.about["seconds"])
 
 
-def _ensure(name: str, teacher: Plan, context: Context, heartbeat: Heartbeat) -> None:
+def _ensure(name: str, teacher: Plan, *, context: Context, heartbeat: Heartbeat) -> None:
     if context.store.has(name):
         return
     tokens = split_tokens(context, base=teacher.reader, split="unlabeled")
