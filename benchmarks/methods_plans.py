@@ -48,11 +48,12 @@ def drawn_plan(prepared: Prepared, name: str, number: int, *, passes: int) -> Ca
 
 def variants(prepared: Prepared, best: Candidate, *, passes: int) -> Iterator[tuple[str, Candidate]]:
     """The strategy's variants, by name."""
-    known = {parameter.name: parameter for parameter in CATALOGUE[best.strategy].parameters}
+    space, opened = prepared.space, CATALOGUE[best.strategy].parameters
+    known = {parameter.name: parameter for parameter in opened if space.opens(parameter)}
     for variant, changes in VARIANTS.get(best.strategy, {}).items():
         ((name, value),) = changes.items()
         parameter = known.get(name)
-        if parameter and (not isinstance(parameter, Choice) or value in prepared.space.options(parameter)):
+        if parameter and (not isinstance(parameter, Choice) or value in space.options(parameter)):
             chooser = MiddleChooser({**defaults(prepared), **best.params, **changes})
             yield variant, built(prepared, best.strategy, chooser, passes=passes)
     last = best.plan.stages[-1]
