@@ -162,9 +162,16 @@ def measure_costs(
         reference=prepared.reference,
         sequence_length=prepared.sequence_length,
         measure=known,
+        report=_say_costs(prepared, say) if new else lambda _row: None,
     )
     write_cost_table(rows, storage, COST_TABLE)
     return rows
+
+
+def _say_costs(prepared: Prepared, say: Say) -> Callable[[CostRow], None]:
+    """Says each measurement as it comes: many sizes take minutes."""
+    layers, names = prepared.space.base_layers, names_of(prepared.space.students)
+    return lambda row: say(f"  {say_shape(row.shape, layers, names=names)}, {row.precision}: {row.latency_ms:.3g} ms")
 
 
 def known_costs(rows: list[CostRow]) -> dict[tuple[Shape, str, str], Mapping[str, float | None]]:
