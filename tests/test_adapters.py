@@ -40,10 +40,9 @@ from trainers import onnx_graph
 from trainers.artifacts import Artifact
 from trainers.context import Context, Progress
 from trainers.deploy import deploy, ensure_export
+from trainers.families import ENCODERS, FAMILIES
 from trainers.models import (
     ADAPTERS,
-    ENCODERS,
-    FAMILIES,
     ModelError,
     complete,
     load_classifier,

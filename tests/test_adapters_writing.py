@@ -25,8 +25,9 @@ from trainers.carry_out import carry_out
 from trainers.causal_models import load_causal
 from trainers.context import Context, Progress
 from trainers.fake_packed import fake_packed_int8
+from trainers.families import DECODERS
 from trainers.generation_cost import Request
-from trainers.models import DECODERS, add_bottlenecks
+from trainers.models import add_bottlenecks
 from trainers.packed import open_packed, write_packed
 from trainers.ranks import solo
 from trainers.storage import Storage

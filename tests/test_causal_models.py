@@ -11,8 +11,9 @@ from tiny_models import MAX_TOKENS, VOCABULARY, tiny_causal, tiny_model
 from torch import nn
 
 from trainers.causal_models import check_same_tokens, inspect_causal, load_causal
+from trainers.families import DECODERS
 from trainers.generate import greedy
-from trainers.models import DECODERS, ModelError, cut_config, inspect_model, save_model, select_layers
+from trainers.models import ModelError, cut_config, inspect_model, save_model, select_layers
 from trainers.packed import Int4Linear, Int8Embedding, Int8Linear, int4_groups, int8_rows, open_packed, write_packed
 
 END = VOCABULARY["[SEP]"]

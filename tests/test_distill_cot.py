@@ -270,19 +270,18 @@ def test_right_rationales_of_a_teacher_are_learnt_from(
     context: Context, rows: ResponseTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The teacher writes what the test says: on even rows a right rationale, then another; on odd ones wrong ones."""
-    turns: dict[tuple[int, ...], int] = {}
+    turns: dict[int, int] = {}
 
-    def write(_model: Any, prompts: list[np.ndarray], **_: Any) -> list[np.ndarray]:
+    def write(_model: Any, _tokens: ResponseTokens, asked: np.ndarray, **_: Any) -> list[np.ndarray]:
         found = []
-        for prompt in prompts:
-            turn = turns[tuple(prompt)] = turns.get(tuple(prompt), -1) + 1
-            row = next(row for row in range(24) if rows.prompt(row).tolist() == prompt.tolist())
+        for row in asked.tolist():
+            turn = turns[row] = turns.get(row, -1) + 1
             answer = rows.responses[row] if row % 2 == 0 else "red"
             text = f"{('sun', 'moon')[turn % 2]} #### {answer}"
             found.append(np.array(rows.tokenizer(text, add_special_tokens=False)["input_ids"]))
         return found
 
-    monkeypatch.setattr(rationales_module, "written", write)
+    monkeypatch.setattr(rationales_module, "written_ids", write)
     monkeypatch.setattr(rationales_module, "RATIONALE_END", "# # # #")
     monkeypatch.setattr("trainers.generation_metrics.RATIONALE_END", "# # # #")
     plan = plan_of(GENERATE.model_copy(update={"written": WRITTEN}))

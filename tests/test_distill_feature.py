@@ -27,10 +27,11 @@ from trainers.batches import Batch, collate
 from trainers.causal_models import load_causal
 from trainers.checkpoints import Checkpoint
 from trainers.context import Context, Progress
+from trainers.families import DECODERS, ENCODERS, FAMILIES
 from trainers.kinds import split_tokens
 from trainers.loop import Job
 from trainers.model_files import ModelError
-from trainers.models import DECODERS, ENCODERS, FAMILIES, inspect_model, load_classifier, new_classifier, select_layers
+from trainers.models import inspect_model, load_classifier, new_classifier, select_layers
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.taps import Tap, last_layer_tap

@@ -16,7 +16,7 @@ from trainers.carry_out import carry_out
 from trainers.causal_models import load_causal
 from trainers.context import Progress
 from trainers.fake_packed import fake_packed_int8, int8_values
-from trainers.models import DECODERS
+from trainers.families import DECODERS
 from trainers.packed import open_packed, write_packed
 from trainers.ranks import solo
 

@@ -10,9 +10,8 @@ import torch
 from tiny_models import KINDS, MAX_TOKENS, VOCABULARY, tiny_model
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from trainers.families import ENCODERS, FAMILIES
 from trainers.models import (
-    ENCODERS,
-    FAMILIES,
     ModelError,
     classifier_config,
     find_model,

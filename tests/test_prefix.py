@@ -31,9 +31,9 @@ from trainers import onnx_graph
 from trainers.artifacts import Artifact
 from trainers.context import Context, Progress
 from trainers.deploy import deploy, ensure_export, load_graph
+from trainers.families import ENCODERS
 from trainers.finetune import add_adapters
 from trainers.models import (
-    ENCODERS,
     ModelError,
     add_prefix,
     load_classifier,

@@ -20,9 +20,10 @@ from trainers.carry_out import carry_out
 from trainers.causal_models import load_causal
 from trainers.context import Progress
 from trainers.fake_packed import fake_packed_int8
+from trainers.families import DECODERS
 from trainers.generate import greedy
 from trainers.generation_cost import Request
-from trainers.models import DECODERS, add_prefix
+from trainers.models import add_prefix
 from trainers.packed import open_packed, write_packed
 from trainers.past import prefixes
 from trainers.ranks import solo

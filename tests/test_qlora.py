@@ -21,8 +21,8 @@ from spaces.shape import Adapters
 from trainers.carry_out import carry_out
 from trainers.causal_models import load_causal
 from trainers.context import Progress
+from trainers.families import DECODERS
 from trainers.finetune import add_adapters
-from trainers.models import DECODERS
 from trainers.nf4 import LEVELS, Nf4Linear, dequantise, quantise
 from trainers.qlora import in_four_bits, merged
 from trainers.ranks import solo

@@ -28,9 +28,10 @@ from spaces.shape import Shape
 from trainers.carry_out import carry_out
 from trainers.causal_models import inspect_causal, load_causal
 from trainers.cost import probe, read_cost_table, write_cost_table
+from trainers.families import DECODERS, ENCODERS, FAMILIES
 from trainers.kinds import split_tokens
 from trainers.model_files import ModelError
-from trainers.models import DECODERS, ENCODERS, FAMILIES, inspect_model, load_classifier, new_classifier
+from trainers.models import inspect_model, load_classifier, new_classifier
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.storage import Storage, StorageError

@@ -14,7 +14,7 @@ from spaces.shape import Adapters
 from trainers.model_files import ModelError
 
 if TYPE_CHECKING:
-    from trainers.models import Family
+    from trainers.families import Family
 
 _NAME = "adapter"
 """Of an adapter, as a child of its linear map: ``….output.dense.adapter.down.weight``."""

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainers.families import DECODERS
 from trainers.model_files import ModelError
 from trainers.models import (
-    DECODERS,
     ModelInfo,
     complete,
     inspect_model,

@@ -22,7 +22,8 @@ from spaces.targets import Precision
 from trainers import onnx_graph
 from trainers.artifacts import Artifact
 from trainers.context import Context
-from trainers.models import ADAPTERS, FAMILIES, PREFIX, classifier_config, cut_config, load_classifier, new_classifier
+from trainers.families import FAMILIES
+from trainers.models import ADAPTERS, PREFIX, classifier_config, cut_config, load_classifier, new_classifier
 from trainers.onnx_graph import Sources, Weights
 from trainers.width import narrow_config
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from spaces.methods.finetune import Finetune, Lora, LoraTarget
 from trainers.batches import Batch
+from trainers.families import FAMILIES
 from trainers.loop import Fitted, Job, fit
 from trainers.losses import cross_entropy
-from trainers.models import FAMILIES
 
 _ATTENTION = {"attention", "attn", "self_attn"}
 """How the handled families call the attention in a layer."""

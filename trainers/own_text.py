@@ -9,9 +9,10 @@ import torch
 
 from trainers.batches import Batch, collate
 from trainers.compute import pad_id
-from trainers.generate import drawn_by_prompt, written
+from trainers.generate import drawn_by_prompt
 from trainers.generation_tokens import ResponseTokens
 from trainers.loop import Job, Turn
+from trainers.responses import written_ids
 
 TEMPERATURE = 0.9
 """At which a student draws its text; the loss knows nothing of it. As in TRL's ``GKDTrainer``."""
@@ -40,14 +41,8 @@ class OwnText:
         tokens, seed, training = self._tokens, self._job.seed("own text", step), model.training
         end, luck = tokens.tokenizer.eos_token_id, [np.random.default_rng([seed, row]) for row in rows.tolist()]
         model.eval()
-        found = written(
-            model,
-            [tokens.prompt(row) for row in rows.tolist()],
-            max_new_tokens=tokens.max_new_tokens,
-            end_ids={end},
-            pad_id=pad_id(model),
-            pick=partial(drawn_by_prompt, temperature=TEMPERATURE, luck=luck),
-        )
+        pick = partial(drawn_by_prompt, temperature=TEMPERATURE, luck=luck)
+        found = written_ids(model, tokens, rows, pick=pick)
         model.train(training)
         return [np.append(ids, end) if len(ids) < tokens.max_new_tokens else ids for ids in found]
 

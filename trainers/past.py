@@ -14,7 +14,7 @@ from torch.nn import functional
 from trainers.model_files import ModelError
 
 if TYPE_CHECKING:
-    from trainers.models import Family
+    from trainers.families import Family
 
 _NAME = "prefix"
 """Of a prefix, as a child of its attention: ``….attention.self.prefix.key``."""

@@ -13,12 +13,12 @@ from spaces.canonical import fingerprint
 from spaces.methods.distill_cot import Written
 from spaces.plan import Plan
 from trainers.batches import sorted_batches
-from trainers.compute import pad_id
-from trainers.generate import drawn, written
+from trainers.generate import drawn
 from trainers.generation_metrics import RATIONALE_END, behind_rationale, reasoned, same_answer
 from trainers.generation_tokens import ResponseTokens
 from trainers.kinds import asked_tokens
 from trainers.loop import Job, TrainingError
+from trainers.responses import written_ids
 from trainers.trained import shared, trained_teacher
 
 _FILE = "rationales.json"
@@ -103,18 +103,11 @@ def _right_ones(teacher: Plan, tokens: ResponseTokens, settings: Written, job: J
     """Row and rationale of each text that ends in the right response."""
     model = trained_teacher(teacher, job.context)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(teacher.seed)
-    write = partial(
-        written,
-        model,
-        max_new_tokens=tokens.max_new_tokens,
-        end_ids={tokens.tokenizer.eos_token_id},
-        pad_id=pad_id(model),
-        pick=partial(drawn, temperature=settings.temperature, generator=generator),
-    )
+    pick = partial(drawn, temperature=settings.temperature, generator=generator)
     found: list[tuple[int, str]] = []
     for rows in settings.num_samples * sorted_batches(tokens.prompt_lengths, batch_size=_ROWS):
         job.heartbeat()
-        texts = tokens.texts(write([tokens.prompt(row) for row in rows.tolist()]))
+        texts = tokens.texts(written_ids(model, tokens, rows, pick=pick))
         found += [
             (row, rationale)
             for row, text in zip(rows.tolist(), texts, strict=True)

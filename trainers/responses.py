@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from trainers.batches import collate, sorted_batches
 from trainers.compute import pad_id
-from trainers.generate import greedy
+from trainers.generate import Pick, likeliest, written
 from trainers.generation_metrics import RowScores, exact_match, perplexity, rouge_l
 from trainers.generation_tokens import ResponseTokens
 from trainers.ranks import Ranks
@@ -33,14 +33,15 @@ def row_scores(model: Any, tokens: ResponseTokens, *, metric: str, ranks: Ranks)
     return RowScores(metric, totals_N, counts_N)
 
 
-def written_ids(model: Any, tokens: ResponseTokens, rows: np.ndarray) -> list[np.ndarray]:
-    """What ``model`` writes to the prompts of ``rows``, the likeliest token each time: ids without the end, int64."""
-    return greedy(
+def written_ids(model: Any, tokens: ResponseTokens, rows: np.ndarray, *, pick: Pick = likeliest) -> list[np.ndarray]:
+    """What ``model`` writes to the prompts of ``rows``, each token as ``pick`` has it: ids without the end, int64."""
+    return written(
         model,
         [tokens.prompt(row) for row in rows.tolist()],
         max_new_tokens=tokens.max_new_tokens,
         end_ids={tokens.tokenizer.eos_token_id},
         pad_id=pad_id(model),
+        pick=pick,
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trainers.models import FAMILIES, ModelError
+from trainers.families import FAMILIES
+from trainers.models import ModelError
 
 Triple = tuple[Tensor, Tensor, Tensor]
 

@@ -28,8 +28,9 @@ from spaces.methods.vocabulary import KeepVocabulary
 from trainers.artifacts import Artifact, ArtifactStore
 from trainers.context import Context
 from trainers.datasets import Rows
+from trainers.families import FAMILIES
 from trainers.model_files import ModelError
-from trainers.models import FAMILIES, ModelInfo
+from trainers.models import ModelInfo
 from trainers.storage import StorageError
 
 if TYPE_CHECKING:

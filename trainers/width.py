@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from spaces.methods.width import SelectWidth
 from trainers.context import Context
 from trainers.experts.tensors import read_tensors
+from trainers.families import FAMILIES
 from trainers.model_files import ModelError
-from trainers.models import FAMILIES, ModelInfo, complete
+from trainers.models import ModelInfo, complete
 from trainers.storage import StorageError
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from trainers.batches import collate, sorted_batches
 from trainers.compute import pad_id, pick_device
 from trainers.context import Context
 from trainers.experts.tensors import NamedTensors
+from trainers.families import FAMILIES
 from trainers.kinds import kind_of, split_tokens
-from trainers.models import FAMILIES, ModelInfo
+from trainers.models import ModelInfo
 from trainers.tokens import Tokens
 from trainers.width import Sizes, norms_hidden
 

@@ -24,10 +24,11 @@ from trainers.cost import CostRow
 from trainers.datasets import Rows, TaskRows, load_task
 from trainers.deploy import deploy, ensure_export
 from trainers.fake_int8 import fake_int8
+from trainers.families import ENCODERS, FAMILIES
 from trainers.kinds import split_tokens
 from trainers.kinds.kind import PseudoLabels, Request
 from trainers.metrics import Quality
-from trainers.models import ENCODERS, FAMILIES, ModelInfo, inspect_model, load_classifier
+from trainers.models import ModelInfo, inspect_model, load_classifier
 from trainers.probe import probe_accuracy
 from trainers.ranks import Ranks, solo
 from trainers.serving import predict
