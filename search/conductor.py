@@ -14,9 +14,9 @@ from search.clerk import Clerk, Standing
 from search.goals import CostTable, Goals, baseline_quality
 from search.history import outcomes
 from search.ledger import Ledger, Proposal
-from search.records import Record
+from search.records import Curve, Record
 from search.sampler import Propose
-from search.scheduler import Curve, Scheduler
+from search.scheduler import Scheduler
 from spaces.draw import Draw
 from spaces.objectives import OBJECTIVES
 from spaces.plan import Plan

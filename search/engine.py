@@ -4,6 +4,7 @@ import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from search.spec import Spec
 from search.students import names_of
 from search.tuning import Board, drive
 from search.words import say_students
-from spaces.draw import shapes
+from spaces.draw import draw, shapes
 from spaces.methods.finetune import baseline
 from spaces.plan import Plan
 from spaces.shape import Shape
@@ -158,7 +159,10 @@ class _Session:
             earlier_minutes=self._folder.earlier_minutes(),
         )
         sampler = make_sampler(
-            self._spec.search.sampler, space=space, directions=prepared.goals.directions, seed=space.seed
+            self._spec.search.sampler,
+            draw=partial(draw, space),
+            directions=prepared.goals.directions,
+            seed=space.seed,
         )
         conductor = Conductor(
             setup,

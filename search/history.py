@@ -6,19 +6,27 @@ from dataclasses import dataclass, field
 
 from search.goals import Goals
 from search.ledger import Proposal
-from search.records import Record
+from search.records import Curve, Record, Status
 from spaces.draw import Draw
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of one variant of a proposal; ``values`` is None where nothing complete did."""
+    """What came of one variant of a proposal."""
 
     number: int
     draw: Draw
     precision: str
     values: tuple[float, ...] | None
+    """The axes of ``Goals``; None where nothing complete came of it."""
     violations: Mapping[str, float] = field(default_factory=dict)
+    status: Status = "complete"
+    curve: Curve = ()
+    """The metric at each report of the plan's last stage, the same for all of its variants."""
+    train_seconds: float | None = None
+    """Of every stage of the plan, as if alone; of one that was stopped, of what was trained."""
+    finished_at: float = 0.0
+    """Seconds since 1970."""
 
 
 def outcomes(
@@ -47,7 +55,18 @@ def _variants(proposal: Proposal, records: Sequence[Record], goals: Goals, basel
         for record in group if values is not None else ():
             for text, miss in goals.violations(record, baseline=baseline).items():
                 misses[text] = max(miss, misses.get(text, miss))
+        first = group[0]
         found.append(
-            Outcome(number=proposal.number, draw=proposal.draw, precision=precision, values=values, violations=misses)
+            Outcome(
+                number=proposal.number,
+                draw=proposal.draw,
+                precision=precision,
+                values=values,
+                violations=misses,
+                status=next((record.status for record in group if record.status != "complete"), "complete"),
+                curve=first.curve,
+                train_seconds=first.train_seconds,
+                finished_at=max(record.finished_at for record in group),
+            )
         )
     return found

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 Status = Literal["complete", "stopped", "failed", "infeasible"]
+Curve = Sequence[tuple[float, float]]
+"""(fidelity, quality) at each report, rising in fidelity."""
 
 COST_COLUMNS = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j", "first_token_ms", "token_ms")
 
@@ -60,8 +62,8 @@ class Record:
     """What the trained model has lost on the task's `retain` rows; positive: lost."""
     overfit: float | None = None
     """Train metric minus validation metric, before deployment."""
-    curve: Sequence[tuple[float, float]] = ()
-    """(fidelity, quality) at each report of the plan's last stage."""
+    curve: Curve = ()
+    """Of the plan's last stage."""
     notes: Mapping[str, float] = field(default_factory=dict)
     """What the plan's stages had to say of themselves, such as the share of pseudo-labels that was kept."""
     seed: int = 0

@@ -19,9 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.history import Outcome
 from spaces.choosers import Chooser, FixedChooser, RandomChooser, Value
-from spaces.draw import Draw, draw
+from spaces.draw import Draw
 from spaces.objectives import Direction
-from spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -33,6 +32,9 @@ _RANDOM_ATTEMPTS = 5_000
 _STARTUP = 8
 """Plans with a result before a model guides the draws; the opening counts."""
 
+Drawing = Callable[[Chooser], Draw]
+"""A space to draw from: asks the chooser for what the plan needs, and nothing else."""
+
 Propose = Callable[[Sequence[Outcome], Sequence[Draw], int], Draw | None]
 """(outcomes, plans under way, number) → a plan that is new, or None when the space has no more."""
 
@@ -41,7 +43,7 @@ Propose = Callable[[Sequence[Outcome], Sequence[Draw], int], Draw | None]
 class TpeSampler:
     """Multi-objective TPE, multivariate and grouped, so that it follows the conditions of the space. [Ozaki2022]"""
 
-    space: Space
+    draw: Drawing
     directions: tuple[Direction, ...]
     seed: int
 
@@ -55,50 +57,51 @@ class TpeSampler:
             sampler = _tpe(_seed(self.seed, number, attempt), startup=_STARTUP * variants)
             study = optuna.create_study(directions=[_DIRECTIONS[d] for d in self.directions], sampler=sampler)
             study.add_trials(past)
-            found = draw(self.space, _TrialChooser(study.ask()))
+            found = self.draw(_TrialChooser(study.ask()))
             if found.plan.fingerprint not in known:
                 return found
-        return RandomSampler(space=self.space, seed=self.seed)(outcomes, running, number)
+        return RandomSampler(draw=self.draw, seed=self.seed)(outcomes, running, number)
 
     def _told(self, outcomes: Sequence[Outcome]) -> list[FrozenTrial]:
-        return [
+        told = (
             _frozen(
-                self.space,
+                self.draw,
                 outcome.draw,
                 TrialState.FAIL if outcome.values is None else TrialState.COMPLETE,
                 values=outcome.values,
                 constraints=dict(outcome.violations),
             )
             for outcome in outcomes
-            if outcome.draw.strategy in self.space.strategies
-        ]
+        )
+        return [trial for trial in told if trial is not None]
 
     def _under_way(self, running: Sequence[Draw]) -> list[FrozenTrial]:
-        return [_frozen(self.space, d, TrialState.RUNNING) for d in running if d.strategy in self.space.strategies]
+        told = (_frozen(self.draw, found, TrialState.RUNNING) for found in running)
+        return [trial for trial in told if trial is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSampler:
     """Draws from the space without looking at results."""
 
-    space: Space
+    draw: Drawing
     seed: int
 
     def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
         """The plan of proposal ``number``."""
         known = {outcome.draw.plan.fingerprint for outcome in outcomes} | {d.plan.fingerprint for d in running}
         for attempt in range(_RANDOM_ATTEMPTS):
-            found = draw(self.space, RandomChooser(random.Random(_seed(self.seed, number, attempt))))
+            found = self.draw(RandomChooser(random.Random(_seed(self.seed, number, attempt))))
             if found.plan.fingerprint not in known:
                 return found
         return None
 
 
-def make_sampler(name: str, *, space: Space, directions: tuple[Direction, ...], seed: int) -> Propose:
+def make_sampler(name: str, *, draw: Drawing, directions: tuple[Direction, ...], seed: int) -> Propose:
     """The sampler called ``name``: ``tpe`` or ``random``."""
     if name == "random":
-        return RandomSampler(space=space, seed=seed)
-    return TpeSampler(space=space, directions=directions, seed=seed)
+        return RandomSampler(draw=draw, seed=seed)
+    return TpeSampler(draw=draw, directions=directions, seed=seed)
 
 
 class _TrialChooser:
@@ -138,16 +141,20 @@ class _DistributionChooser:
 
 
 def _frozen(
-    space: Space,
+    draw: Drawing,
     found: Draw,
     state: TrialState,
     *,
     values: Sequence[float] | None = None,
     constraints: dict[str, float] | None = None,
-) -> FrozenTrial:
+) -> FrozenTrial | None:
+    """``found`` as a trial of Optuna's; None where it is not of the space, such as a baseline that is not searched."""
     params = {"strategy": found.strategy, **found.params}
     chooser = _DistributionChooser(FixedChooser(params))
-    draw(space, chooser)
+    try:
+        draw(chooser)
+    except ValueError:
+        return None
     return optuna.trial.create_trial(
         state=state,
         values=values,

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from search.pareto import domination_ranks
-
-Curve = Sequence[tuple[float, float]]
-"""(fidelity, quality) at each report, rising in fidelity; quality is better when larger."""
+from search.records import Curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +27,7 @@ class ParetoHalving:
     def goes_on(self, number: int, curves: Mapping[int, Curve], costs: Mapping[int, Sequence[float]]) -> bool:
         """Whether plan ``number`` goes on after the last point of its curve.
 
-        ``curves`` holds every plan's curve, finished or not; ``costs`` each plan's known costs, minimised.
+        ``curves`` holds every plan's curve, finished or not, more is better; ``costs`` its known costs, minimised.
         """
         rung = self._just_reached(curves[number])
         if rung is None:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -199,7 +200,7 @@ def test_a_killed_search_with_three_seats_loses_and_doubles_nothing(moments):
 
 
 def test_the_real_sampler_goes_on_as_if_nothing_had_happened():
-    sampler = TpeSampler(space=SPACE, directions=GOALS.directions, seed=0)
+    sampler = TpeSampler(draw=partial(draw, SPACE), directions=GOALS.directions, seed=0)
     case = Case(trials=13, sampler=sampler)
     assert without_times(_killed_at(case, [70, 95])) == without_times(run_search(case))
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from search.run import Run, load_run
 from search.sampler import RandomSampler, TpeSampler
 from search.spec import SpecError, load_spec
 from search.words import say
+from spaces.draw import draw
 from spaces.objectives import OBJECTIVES, parse_constraint
 from trainers import generation_cost
 from trainers.carry_out import carry_out
@@ -54,7 +56,7 @@ def _empty_memory() -> Any:
 
 @pytest.mark.parametrize("seats", [1, 3])
 def test_a_search_stops_and_keeps_the_same_plans(seats: int) -> None:
-    case = Case(trials=24, seats=seats, sampler=RandomSampler(space=SPACE, seed=0))
+    case = Case(trials=24, seats=seats, sampler=RandomSampler(draw=partial(draw, SPACE), seed=0))
     plain = run_search(case)
     mirrored = run_search(replace(case, goals=MINIMISED), World(measured=lambda quality: math.exp(-quality)))
     found, other = (
@@ -77,7 +79,9 @@ def test_the_sampler_proposes_the_same_plans() -> None:
         for outcome in past
     ]
     assert (GOALS.directions[0], MINIMISED.directions[0]) == ("max", "min")
-    one, other = (TpeSampler(space=SPACE, directions=goals.directions, seed=3) for goals in (GOALS, MINIMISED))
+    one, other = (
+        TpeSampler(draw=partial(draw, SPACE), directions=goals.directions, seed=3) for goals in (GOALS, MINIMISED)
+    )
     assert [one(past, [], number) for number in (14, 15)] == [other(mirrored, [], number) for number in (14, 15)]
 
 

@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import optuna
@@ -60,7 +61,7 @@ def _outcomes(draws, *, failed=()):
 
 @pytest.fixture(params=["tpe", "random"])
 def sampler(request):
-    return make_sampler(request.param, space=make_space(), directions=_DIRECTIONS, seed=3)
+    return make_sampler(request.param, draw=partial(draw, make_space()), directions=_DIRECTIONS, seed=3)
 
 
 @pytest.mark.parametrize("count", [0, 3, 12])
@@ -81,7 +82,7 @@ def test_the_order_of_arrival_does_not_matter(sampler, order):
 
 def test_number_seed_and_outcomes_all_count():
     past, space = _outcomes(_random_draws(make_space(), 12)), make_space()
-    tpe = TpeSampler(space=space, directions=_DIRECTIONS, seed=3)
+    tpe = TpeSampler(draw=partial(draw, space), directions=_DIRECTIONS, seed=3)
     found = [
         tpe(past, [], 12),
         tpe(past, [], 13),
@@ -116,7 +117,7 @@ def _tiny(epochs=2):
 
 @pytest.mark.parametrize("name", ["tpe", "random"])
 def test_a_finite_space_is_tried_whole_and_then_over(name):
-    sampler = make_sampler(name, space=_tiny(), directions=_DIRECTIONS, seed=0)
+    sampler = make_sampler(name, draw=partial(draw, _tiny()), directions=_DIRECTIONS, seed=0)
     had = []
     while (found := sampler(_outcomes(had), [], len(had))) is not None:
         had.append(found)
@@ -127,7 +128,7 @@ def test_plans_under_way_are_not_proposed_again():
     space = _tiny()
     every = _random_draws(space, 8)
     for name in ("tpe", "random"):
-        sampler = make_sampler(name, space=space, directions=_DIRECTIONS, seed=0)
+        sampler = make_sampler(name, draw=partial(draw, space), directions=_DIRECTIONS, seed=0)
         assert sampler([], every[:7], 7).plan == every[7].plan
         assert sampler(_outcomes(every[:4]), every[4:], 8) is None
 
@@ -135,7 +136,7 @@ def test_plans_under_way_are_not_proposed_again():
 def test_the_last_plan_of_a_larger_finite_space_is_found():
     space = _tiny(epochs=60)
     every = _random_draws(space, 240)
-    found = RandomSampler(space=space, seed=0)(_outcomes(every[:-1]), [], 239)
+    found = RandomSampler(draw=partial(draw, space), seed=0)(_outcomes(every[:-1]), [], 239)
     assert found is not None
     assert found.plan == every[-1].plan
 
@@ -143,7 +144,7 @@ def test_the_last_plan_of_a_larger_finite_space_is_found():
 def _told(monkeypatch, past, running=()):
     told = []
     monkeypatch.setattr(optuna.Study, "add_trials", lambda _, trials: told.extend(trials))
-    TpeSampler(space=make_space(), directions=_DIRECTIONS, seed=0)(past, running, 20)
+    TpeSampler(draw=partial(draw, make_space()), directions=_DIRECTIONS, seed=0)(past, running, 20)
     return told
 
 
@@ -167,7 +168,7 @@ def test_constraints_are_told(monkeypatch):
 def test_failures_alone_do_not_stop_the_search():
     draws = _random_draws(make_space(), 12)
     past = _outcomes(draws, failed=range(12))
-    assert TpeSampler(space=make_space(), directions=_DIRECTIONS, seed=0)(past, [], 12) is not None
+    assert TpeSampler(draw=partial(draw, make_space()), directions=_DIRECTIONS, seed=0)(past, [], 12) is not None
 
 
 def test_a_plan_from_outside_the_space_is_passed_over():
@@ -176,13 +177,13 @@ def test_a_plan_from_outside_the_space_is_passed_over():
     outside = Draw(strategy="baseline", params={}, plan=baseline(space))
     told = Outcome(number=0, draw=outside, precision="fp32", values=(0.9, 6.0))
     past = [told, *_outcomes(_random_draws(space, 12))]
-    found = TpeSampler(space=space, directions=_DIRECTIONS, seed=0)(past, [outside], 13)
+    found = TpeSampler(draw=partial(draw, space), directions=_DIRECTIONS, seed=0)(past, [outside], 13)
     assert found.strategy in space.strategies
 
 
 def _reached(name, seed, trials):
     space = replace(make_space(seed), strategies=("full", "lora", "small_finetune", "dft", "distill_then_finetune"))
-    sampler = make_sampler(name, space=space, directions=_DIRECTIONS, seed=seed)
+    sampler = make_sampler(name, draw=partial(draw, space), directions=_DIRECTIONS, seed=seed)
     draws = list(opening(space))
     while len(draws) < trials:
         draws.append(sampler(_outcomes(draws), [], len(draws)))
