@@ -204,11 +204,18 @@ class Conductor:
             return False
         if progress.quality is None or not progress.final:
             return True
+        if self._is_first_of_strategy(proposal):
+            return True
         if self._scheduler.goes_on(number, self._curves(), self._known_costs()):
             return True
         reason = "others are better at this share of training for no higher cost"
         self._end(proposal, "stopped", reason, fidelity=progress.fidelity)
         return False
+
+    def _is_first_of_strategy(self, proposal: Proposal) -> bool:
+        """Nothing says yet how its curve goes on: rationales, for one, pay late."""
+        same = (other for other in self._ledger.proposals if other.draw.strategy == proposal.draw.strategy)
+        return proposal.number == next(same).number
 
     def restarted(self, number: int) -> None:
         """A plan's worker died; the new one reports again from the start of the stage that was under way."""

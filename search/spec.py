@@ -4,6 +4,7 @@
 plans are drawn from, once the models are known.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from search.spec_raw import metric_of, section, texts_in
 from search.spec_sections import ONE_OR_MORE, Budget, ModelSpec, Resources, SearchSpec, Section, each
 from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.objectives import QUALITY_METRICS, Constraint, parse_constraint
-from spaces.ranges import Choice, Parameter
+from spaces.ranges import Choice, Parameter, Range
 from spaces.space import Space, Student
 from spaces.stages import Optimisation
 from spaces.targets import PRECISIONS, TARGETS, Precision
@@ -209,7 +210,15 @@ def _within(usual: Parameter, wanted: Any) -> Parameter:
     if isinstance(usual, Choice):
         return replace(usual, options=tuple(option for option in usual.options if str(option) in wanted))
     low, high = wanted
-    return replace(usual, low=low, high=high, default=min(high, max(low, usual.default)))
+    return replace(usual, low=low, high=high, default=_default_within(usual, low, high))
+
+
+def _default_within(usual: Range, low: float, high: float) -> float:
+    """The usual default, or the middle of a range that leaves it out: an edge is where the user expects the least."""
+    if low <= usual.default <= high:
+        return usual.default
+    middle = math.sqrt(low * high) if usual.log else (low + high) / 2
+    return round(middle) if usual.kind == "integer" else float(f"{middle:.3g}")
 
 
 def _leaves(spec: Spec) -> Iterator[tuple[str, Any]]:

@@ -69,6 +69,18 @@ def test_some_plans_are_stopped_early_and_have_one_row_each():
         assert "others are better" in record.error
 
 
+class _StopsAll:
+    def goes_on(self, number, curves, costs):  # noqa: ARG002
+        return False
+
+
+def test_the_first_plan_of_a_strategy_runs_to_its_end():
+    ledger = ledger_of(run_search(Case(trials=24, scheduler=_StopsAll())))
+    firsts = {proposal.draw.strategy: proposal.number for proposal in reversed(ledger.proposals)}
+    longer = {p.number for p in ledger.proposals if p.draw.plan.stages[-1].optimisation.epochs > 1}
+    assert {r.number for r in ledger.records if r.status == "stopped"} == longer - set(firsts.values()) != set()
+
+
 def test_the_opening_comes_first_and_once():
     draws = [proposal.draw for proposal in ledger_of(run_search(Case())).proposals]
     assert draws[: len(SPACE.strategies)] == list(opening(SPACE))

@@ -249,7 +249,7 @@ def test_the_space_has_the_specs_ranges_with_defaults_inside(tmp_path: Path) -> 
     overrides = ["search.space.temperature=[5, 6]", "search.space.epochs=1", "search.batch_size=8", "search.seed=4"]
     spec = load_spec(write(tmp_path, GOOD), overrides)
     space = space_of(spec, base=model(6), data="d", teacher=model(12, "t" * 64))
-    assert (space.narrowed["temperature"].low, space.narrowed["temperature"].default) == (5, 5)
+    assert (space.narrowed["temperature"].low, space.narrowed["temperature"].default) == (5, 5.48)
     assert (space.narrowed["epochs"].low, space.narrowed["epochs"].high) == (1, 1)
     assert space.range(PARAMETERS["alpha"]) == PARAMETERS["alpha"]
     assert space.teacher_base == "t" * 64
