@@ -15,8 +15,8 @@ _SOURCES = ("train", "validation", "test", "unlabeled", "retain")
 _MODELS = ("base", "teacher", "students")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in ``path``.
+def read_yaml(path: Path, *, wanted: str = "a spec in YAML (see examples/)") -> dict[str, Any]:
+    """The mapping in ``path``, which is ``wanted`` of it.
 
     Raises:
         SpecError: no such file, not UTF-8, not YAML (with the line), a key given twice, or no mapping.
@@ -24,9 +24,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SpecError([f"{path}: no such file; expected a spec in YAML (see examples/)"]) from None
+        raise SpecError([f"{path}: no such file; expected {wanted}"]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError([f"{path}: cannot be read: {error}; expected a spec in YAML, UTF-8"]) from None
+        raise SpecError([f"{path}: cannot be read: {error}; expected {wanted}, UTF-8"]) from None
     raw = _parse(text, str(path))
     if not isinstance(raw, dict):
         raise SpecError([f"{path}: found {type(raw).__name__}; expected keys with values, such as `name: …` (YAML)"])

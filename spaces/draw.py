@@ -3,27 +3,30 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Generic, TypeVar
 
 from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.choosers import Chooser, MiddleChooser, RecordingChooser, Value
-from spaces.plan import Plan
+from spaces.plan import Plan, Searchable
 from spaces.ranges import Choice
 from spaces.shape import Shape
 from spaces.space import CUT, Space
 from spaces.strategy import Strategy
 
+P = TypeVar("P", bound=Searchable, covariant=True)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
+class Draw(Generic[P]):
     """A plan, and what was picked to get it."""
 
     strategy: str
     params: Mapping[str, Value]
     """Only the parameters that are active for the strategy."""
-    plan: Plan
+    plan: P
 
 
-def draw(space: Space, chooser: Chooser) -> Draw:
+def draw(space: Space, chooser: Chooser) -> Draw[Plan]:
     """One plan. Parameters that the picked strategy does not read are not asked for."""
     recorder = RecordingChooser(chooser)
     strategy = str(recorder.categorical("strategy", space.strategies))
@@ -32,7 +35,7 @@ def draw(space: Space, chooser: Chooser) -> Draw:
     return Draw(strategy=strategy, params=params, plan=space.plan(stages))
 
 
-def opening(space: Space) -> Iterator[Draw]:
+def opening(space: Space) -> Iterator[Draw[Plan]]:
     """The first plans of a search: each strategy once at its defaults, students spread over the sizes."""
     sizes = _sizes(space)
     students = 0

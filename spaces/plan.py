@@ -1,12 +1,31 @@
 """A plan: the chain of stages that one trial carries out, and the names under which its results are found again."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Hashable, Iterator
+from typing import Any, Protocol
 
 from pydantic import Field
 
 from spaces.canonical import canonical_json, fingerprint, identifying_fields, is_said
 from spaces.stages import Chain, Stage, Training
+
+
+class Searchable(Protocol):
+    """What a search has to know of a plan, whoever carries it out."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Its name."""
+
+    @property
+    def shape(self) -> Hashable:
+        """What its serving costs depend on."""
+
+    @property
+    def seed(self) -> int:
+        """Of all that is random in it."""
+
+    def to_json(self) -> str:
+        """All of it, as text."""
 
 
 class Plan(Chain):

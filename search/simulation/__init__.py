@@ -1,0 +1,1 @@
+"""A search in virtual time: the same conductor, sampler and scheduler, answered by a table of recorded trainings."""
