@@ -36,7 +36,6 @@ class Limits:
         return self.time_is_up(spent) is None and (self.trials is None or spent.trials < self.trials)
 
 
-def device_hours(records: Sequence[Record], *, devices_per_trial: int) -> float:
-    """Training time that was really spent, times the devices it ran on."""
-    seconds = {record.number: (record.train_seconds or 0.0) - record.prefix_seconds_saved for record in records}
-    return sum(seconds.values()) * devices_per_trial / 3600
+def seconds_spent(records: Sequence[Record]) -> float:
+    """Training time that was really spent on one plan, from its records: each tells all of it."""
+    return (records[-1].train_seconds or 0.0) - records[-1].prefix_seconds_saved

@@ -1,12 +1,12 @@
 """What is written down of a plan: every variant's row, whatever came of it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from search.goals import CostTable, Goals
-from search.ledger import Ledger, Proposal
+from search.memory_ledger import MemoryLedger, Proposal
 from search.records import COST_COLUMNS, Record
 from search.words import say_shape
 from spaces.shape import Shape
@@ -40,12 +40,13 @@ class Standing:
 class Clerk:
     """Writes records into the ledger."""
 
-    ledger: Ledger
+    ledger: MemoryLedger
     goals: Goals
     costs: CostTable
     estimated: frozenset[str]
     """Targets whose costs come from a profile."""
-    base_layers: int
+    base_layers: int | None
+    """Of the model that plans begin with; None where they begin with none."""
     names: Mapping[str, str]
     """Of students that are models of their own, by fingerprint."""
     versions: Mapping[str, str]
@@ -122,6 +123,7 @@ class Clerk:
         self, proposal: Proposal, standing: Standing, variant: tuple[str, str], found: Mapping[str, Any]
     ) -> Record:
         plan, (precision, target) = proposal.draw.plan, variant
+        fields = self._cost_fields(plan.shape, precision, target)
         return Record(
             record_id=proposal.record_id(precision, target),
             trial_id=proposal.trial_id,
@@ -136,13 +138,14 @@ class Clerk:
             started_at=standing.started_at,
             finished_at=self.clock(),
             versions=self.versions,
-            **self._cost_fields(plan.shape, precision, target),
-            **found,
+            **{**fields, **found, "notes": {**fields["notes"], **found.get("notes", {})}},
         )
 
-    def _cost_fields(self, shape: Shape, precision: str, target: str) -> dict[str, Any]:
+    def _cost_fields(self, shape: Hashable, precision: str, target: str) -> dict[str, Any]:
         costs = self.costs[(shape, precision, target)]
-        return {name: costs.get(name) for name in COST_COLUMNS} | {"estimated": target in self.estimated}
+        others = {name: value for name, value in costs.items() if name not in COST_COLUMNS}
+        columns = {name: costs.get(name) for name in COST_COLUMNS}
+        return columns | {"estimated": target in self.estimated, "notes": others}
 
 
 def _of_result(result: Result, variant: Measured) -> dict[str, Any]:

@@ -1,25 +1,23 @@
 """The search itself: which plan goes next, whether it goes on, and what is written down of it.
 
-Knows no Ray, no torch, no clock of its own: ``engine`` drives it with real workers, a simulation could with virtual
+Knows no Ray, no torch, no clock of its own: ``engine`` drives it with real workers, ``search.simulation`` with virtual
 ones. All that it decides follows from the ledger, so that a search which was interrupted goes on as if it had not been.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from search.budget import Limits, Spent, device_hours
+from search.budget import Limits, Spent
 from search.clerk import Clerk, Standing
-from search.goals import CostTable, Goals, baseline_quality
-from search.history import outcomes
-from search.ledger import Ledger, Proposal
-from search.records import Curve, Record
+from search.goals import CostTable, Goals
+from search.memory_ledger import MemoryLedger, Proposal
+from search.records import Record
 from search.sampler import Propose
 from search.scheduler import Scheduler
+from search.tally import Tally
 from spaces.draw import Draw
-from spaces.objectives import OBJECTIVES
-from spaces.plan import Plan
 from spaces.shape import Shape
 from trainers.context import Progress
 from trainers.results import Result
@@ -53,7 +51,8 @@ class Setup:
     """The first proposals."""
     baseline: str
     """Fingerprint of the base model, fine-tuned in full."""
-    base_layers: int
+    base_layers: int | None = None
+    """Of the model that plans begin with; None where they begin with none."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Of students that are models of their own, by fingerprint."""
     precisions: tuple[str, ...]
@@ -76,14 +75,16 @@ class Conductor:
         self,
         setup: Setup,
         *,
-        ledger: Ledger,
+        ledger: MemoryLedger,
         sampler: Propose,
         scheduler: Scheduler,
-        missing: Callable[[Plan], set[str]],
+        missing: Callable[[Any], set[str]],
         listener: Listener,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``missing`` tells the fingerprints of those parts of a plan that still have to be trained."""
+        """``missing`` tells the fingerprints of those parts of a plan that still have to be trained. What is trained
+        stays so.
+        """
         self._setup, self._ledger, self._sampler, self._scheduler = setup, ledger, sampler, scheduler
         self._missing, self._listener, self._clock = missing, listener, clock
         self._clerk = Clerk(
@@ -96,10 +97,13 @@ class Conductor:
             versions=setup.versions,
             clock=clock,
         )
+        self._tally = Tally(ledger, setup.goals, baseline=setup.baseline, costs_of=self._costs_of)
         self._began = clock()
         self._waiting = ledger.unfinished()
         self._running: dict[int, Proposal] = {}
         self._standing: dict[int, Standing] = {}
+        self._claims: dict[int, set[str]] = {}
+        self._claimed: set[str] = set()
         self._exhausted = False
         self.interrupted = False
         """Set from outside to end the search: nothing more is handed out, nothing under way is recorded."""
@@ -126,12 +130,10 @@ class Conductor:
     @property
     def spent(self) -> Spent:
         """What the search has used so far."""
-        live = sum(standing.spent for standing in self._standing.values()) * self._setup.devices_per_trial / 3600
-        recorded = device_hours(self._ledger.records, devices_per_trial=self._setup.devices_per_trial)
         return Spent(
-            trials=len(self._ledger.proposals),
+            trials=self._ledger.num_proposals,
             minutes=self._setup.earlier_minutes + (self._clock() - self._began) / 60,
-            device_hours=recorded + live,
+            device_hours=self._tally.seconds * self._setup.devices_per_trial / 3600,
         )
 
     @property
@@ -144,27 +146,21 @@ class Conductor:
         return few_held and not self._exhausted and self._limits.allows_another(self.spent)
 
     def _propose(self) -> Proposal | None:
-        # One past the last: a file of the ledger may have been deleted, and its number must not come back.
-        number = max((proposal.number for proposal in self._ledger.proposals), default=-1) + 1
+        number = self._ledger.next_number
         draw = self._opening_draw(number) or self._sampled_draw(number)
         if draw is None:
             return None
         proposal = Proposal(number=number, draw=draw, variants=self._variants(draw))
         self._ledger.propose(proposal)
+        self._tally.propose(proposal)
         return proposal
 
     def _opening_draw(self, number: int) -> Draw | None:
         return self._setup.opening[number] if number < len(self._setup.opening) else None
 
     def _sampled_draw(self, number: int) -> Draw | None:
-        past = outcomes(
-            [proposal for proposal in self._ledger.proposals if self._ledger.is_finished(proposal)],
-            self._ledger.records,
-            self._setup.goals,
-            baseline=self._baseline,
-        )
         under_way = [proposal.draw for proposal in self._ledger.unfinished()]
-        return self._sampler(past, under_way, number)
+        return self._sampler(self._tally.outcomes, under_way, number)
 
     def _variants(self, draw: Draw) -> tuple[tuple[str, str], ...]:
         """Every (precision, target) that the known constraints allow; all of them for the baseline."""
@@ -180,15 +176,15 @@ class Conductor:
 
     def _is_held(self, proposal: Proposal) -> bool:
         """Whether another plan is computing a part of it at this moment."""
-        if not self._running:
-            return False
-        missing = self._missing(proposal.draw.plan)
-        return any(missing & self._missing(other.draw.plan) for other in self._running.values())
+        return bool(self._claimed) and not self._missing(proposal.draw.plan).isdisjoint(self._claimed)
 
     def _start(self, proposal: Proposal) -> Proposal:
         self._waiting.remove(proposal)
         self._running[proposal.number] = proposal
         self._standing[proposal.number] = Standing(started_at=self._clock())
+        # What it claims and has trained meanwhile is missing to nobody, so nobody waits for it.
+        self._claims[proposal.number] = self._missing(proposal.draw.plan)
+        self._claimed |= self._claims[proposal.number]
         self._listener.started(proposal)
         return proposal
 
@@ -198,43 +194,31 @@ class Conductor:
         """Whether a plan goes on after a report; where not, that is recorded."""
         proposal, standing = self._running[number], self._standing[number]
         standing.hear(progress)
+        self._tally.hear(number, standing.curve, seconds=standing.spent)
         self._listener.progressed(proposal, progress)
         if reason := self._limits.time_is_up(self.spent):
             self._end(proposal, "stopped", reason, fidelity=progress.fidelity)
             return False
         if progress.quality is None or not progress.final:
             return True
-        if self._is_first_of_strategy(proposal):
+        # Of the first of a strategy nothing says yet how its curve goes on: rationales, for one, pay late.
+        if self._tally.is_first_of_strategy(proposal):
             return True
-        if self._scheduler.goes_on(number, self._curves(), self._known_costs()):
+        if self._scheduler.goes_on(number, self._tally.curves, self._tally.costs):
             return True
         reason = "others are better at this share of training for no higher cost"
         self._end(proposal, "stopped", reason, fidelity=progress.fidelity)
         return False
 
-    def _is_first_of_strategy(self, proposal: Proposal) -> bool:
-        """Nothing says yet how its curve goes on: rationales, for one, pay late."""
-        same = (other for other in self._ledger.proposals if other.draw.strategy == proposal.draw.strategy)
-        return proposal.number == next(same).number
-
     def restarted(self, number: int) -> None:
         """A plan's worker died; the new one reports again from the start of the stage that was under way."""
-        self._standing[number].curve.clear()
+        standing = self._standing[number]
+        standing.curve.clear()
+        self._tally.hear(number, standing.curve, seconds=standing.spent)
         self._listener.said(f"{self._running[number].trial_id}: its worker died; a new one goes on")
 
-    def _curves(self) -> dict[int, Curve]:
-        """Of every plan that has reported: quality so that more is better."""
-        proposed = {proposal.number for proposal in self._ledger.proposals}
-        curves = {r.number: r.curve for r in self._ledger.records if r.curve and r.number in proposed}
-        curves |= {number: found.curve for number, found in self._standing.items() if found.curve}
-        gain = OBJECTIVES[self._setup.goals.metric].gain
-        return {number: [(fidelity, gain(value)) for fidelity, value in curve] for number, curve in curves.items()}
-
-    def _known_costs(self) -> dict[int, tuple[float, ...]]:
-        """Known costs of every plan on every target, at its first precision: precisions rank shapes alike."""
-        return {proposal.number: self._costs_of(proposal) for proposal in self._ledger.proposals}
-
     def _costs_of(self, proposal: Proposal) -> tuple[float, ...]:
+        """Known costs of a plan on every target, at its first precision: precisions rank shapes alike."""
         shape, precision = proposal.draw.plan.shape, self._setup.precisions[0]
         found = [
             self._setup.costs[(shape, precision, target)].get(name)
@@ -268,16 +252,15 @@ class Conductor:
 
     def _settle(self, proposal: Proposal, records: Sequence[Record]) -> None:
         self._forget(proposal.number)
+        self._tally.settle(proposal)
         self._listener.finished(proposal, records)
 
     def _forget(self, number: int) -> None:
         self._running.pop(number, None)
         self._standing.pop(number, None)
+        self._tally.forget(number)
+        self._claimed -= self._claims.pop(number, set())
 
     @property
     def _limits(self) -> Limits:
         return self._setup.limits
-
-    @property
-    def _baseline(self) -> float | None:
-        return baseline_quality(self._ledger.records, self._setup.baseline)

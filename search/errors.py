@@ -21,7 +21,7 @@ _CODES = {
     "search.cluster.NoRoom": WRONG,
     "search.ablation.AblationError": WRONG,
     "search.export.ExportError": FAILED,
-    "search.ledger.LedgerError": FAILED,
+    "search.memory_ledger.LedgerError": FAILED,
     "search.engine.SearchFailed": FAILED,
     "search.engine.Interrupted": INTERRUPTED,
     "search.prepare.NothingFits": NOTHING_FITS,

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from search.records import Record
-from spaces.objectives import OBJECTIVES, Constraint, Direction
-from spaces.shape import Shape
+from spaces.objectives import OBJECTIVES, Constraint, Direction, Objective
 
 Costs = Mapping[str, float | None]
-CostTable = Mapping[tuple[Shape, str, str], Costs]
+CostTable = Mapping[tuple[Any, str, str], Costs]
 """(shape, precision, target) → known costs by column name."""
 
 
@@ -21,6 +21,8 @@ class Goals:
     objectives: tuple[str, ...]
     constraints: tuple[Constraint, ...] = ()
     targets: tuple[str, ...] = ("cpu",)
+    columns: Mapping[str, Objective] = field(default_factory=lambda: OBJECTIVES, hash=False)
+    """What each name of a column means; a simulated search has those of its table."""
 
     @property
     def axes(self) -> tuple[tuple[str, str | None], ...]:
@@ -28,13 +30,13 @@ class Goals:
         return tuple(
             (name, target)
             for name in self.objectives
-            for target in (self.targets if OBJECTIVES[name].known else (None,))
+            for target in (self.targets if self.columns[name].known else (None,))
         )
 
     @property
     def directions(self) -> tuple[Direction, ...]:
         """Whether each axis is to rise or to fall."""
-        return tuple(OBJECTIVES[name].direction for name, _ in self.axes)
+        return tuple(self.columns[name].direction for name, _ in self.axes)
 
     def values(self, records: Sequence[Record]) -> tuple[float, ...] | None:
         """The axes of one variant, from its records on every target; None if one is missing or not finite."""

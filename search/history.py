@@ -1,11 +1,12 @@
 """The records of a run as the sampler and the scheduler look at them. Pure functions of the ledger."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from search.goals import Goals
-from search.ledger import Proposal
+from search.memory_ledger import Proposal
 from search.records import Curve, Record, Status
 from spaces.draw import Draw
 
@@ -41,6 +42,20 @@ def outcomes(
         for proposal in sorted(proposals, key=lambda proposal: proposal.number)
         for outcome in _variants(proposal, of_proposal[proposal.number], goals, baseline)
     ]
+
+
+class History:
+    """``outcomes`` of proposals that are finished, kept up to date one by one."""
+
+    def __init__(self, goals: Goals) -> None:
+        self._goals = goals
+        self.outcomes: list[Outcome] = []
+        """By proposal number and precision."""
+
+    def add(self, proposal: Proposal, records: Sequence[Record], *, baseline: float | None) -> None:
+        """Take in a proposal that is finished."""
+        at = bisect_left(self.outcomes, proposal.number, key=lambda outcome: outcome.number)
+        self.outcomes[at:at] = _variants(proposal, records, self._goals, baseline)
 
 
 def _variants(proposal: Proposal, records: Sequence[Record], goals: Goals, baseline: float | None) -> list[Outcome]:

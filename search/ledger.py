@@ -8,88 +8,42 @@ next start runs it again, with the same plan under the same number.
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from search.memory_ledger import LedgerError, MemoryLedger, Proposal
 from search.records import Record, from_row, schema, to_row
 from spaces.draw import Draw
 from spaces.plan import Plan
 from trainers.storage import Storage
 
 
-class LedgerError(Exception):
-    """A file of the ledger cannot be read; names it and the way out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """A plan under its number, and the variants that are to come of it."""
-
-    number: int
-    draw: Draw
-    variants: tuple[tuple[str, str], ...]
-    """(precision, target) of every record that completes it."""
-
-    @property
-    def trial_id(self) -> str:
-        """Name of the trial that carries it out."""
-        return f"t{self.number:05d}"
-
-    def record_id(self, precision: str, target: str) -> str:
-        """Name of the record of one variant."""
-        return f"{self.trial_id}-{precision}-{target}"
-
-
-class Ledger:
-    """Proposals and records of one run. One process writes; any number may read."""
+class Ledger(MemoryLedger):
+    """The ledger of one run. One process writes; any number may read."""
 
     def __init__(self, storage: Storage, *, metric: str) -> None:
         self._storage = storage
         self._records_in = storage.child("records")
         self._proposals_in = storage.child("proposals")
         self.metric = metric
-        self._records = {record.record_id: record for record in self._read_records()}
-        self._proposals = {proposal.number: proposal for proposal in self._read_proposals()}
-
-    @property
-    def records(self) -> list[Record]:
-        """All records, in the order in which they were finished; without their predictions."""
-        return sorted(self._records.values(), key=lambda record: (record.finished_at, record.record_id))
-
-    @property
-    def proposals(self) -> list[Proposal]:
-        """All proposals, by number."""
-        return [self._proposals[number] for number in sorted(self._proposals)]
-
-    def unfinished(self) -> list[Proposal]:
-        """Proposals whose records are not all there, by number."""
-        return [proposal for proposal in self.proposals if not self.is_finished(proposal)]
-
-    def is_finished(self, proposal: Proposal) -> bool:
-        """Whether a proposal has the records of all its variants, or the one that says why it has not.
-
-        That one stands in the place of the first variant, whose record is written last.
-        """
-        found = [self._records.get(proposal.record_id(*variant)) for variant in proposal.variants]
-        return all(found) or (found[0] is not None and found[0].status != "complete")
+        super().__init__(proposals=self._read_proposals(), records=self._read_records())
 
     def propose(self, proposal: Proposal) -> None:
         """Write a proposal down. It must be new."""
-        if proposal.number in self._proposals:
-            raise LedgerError(f"proposal {proposal.number} is there already; a number is given once")
+        self._check_new(proposal)
         self._proposals_in.write_json(f"{proposal.number:05d}.json", _proposal_to_json(proposal))
-        self._proposals[proposal.number] = proposal
+        super().propose(proposal)
 
     def append(self, record: Record) -> None:
         """Write a record. One that is there already stays as it is."""
-        if record.record_id in self._records:
+        if record.record_id in self:
             return
         table = pa.Table.from_pylist([to_row(record, self.metric)], schema=schema(self.metric))
         self._records_in.write(f"{record.record_id}.parquet", _to_parquet(table))
-        self._records[record.record_id] = replace(record, predictions=())
+        super().append(record)
 
     def predictions(self, record_id: str) -> list[int]:
         """Label index that the variant predicts for each validation row; empty for one that is not complete."""

@@ -65,7 +65,8 @@ class Record:
     curve: Curve = ()
     """Of the plan's last stage."""
     notes: Mapping[str, float] = field(default_factory=dict)
-    """What the plan's stages had to say of themselves, such as the share of pseudo-labels that was kept."""
+    """What the plan's stages had to say of themselves, such as the share of pseudo-labels that was kept; in a
+    simulation also what its table has under names of its own."""
     seed: int = 0
     host: str = ""
     started_at: float = 0.0
@@ -76,8 +77,11 @@ class Record:
     """Label index of each validation row; kept in the record's own file only."""
 
     def value(self, name: str, metric: str) -> float | None:
-        """The number in column ``name``, where the quality is called ``metric``."""
-        found = self.quality if name == metric else getattr(self, name, None)
+        """The number called ``name``, where the quality is called ``metric``."""
+        if name == metric:
+            return self.quality
+        # Notes first: a table's own columns are there, under any name.
+        found = self.notes[name] if name in self.notes else getattr(self, name, None)
         return None if found is None else float(found)
 
 

@@ -2,16 +2,18 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import make_record, make_space
 
-from search.budget import Limits, Spent, device_hours
+from search.budget import Limits, Spent
 from search.goals import Goals, baseline_quality
 from search.history import outcomes
-from search.ledger import Proposal
+from search.memory_ledger import MemoryLedger, Proposal
+from search.tally import Tally
 from spaces.choosers import RandomChooser
 from spaces.draw import draw
 from spaces.objectives import parse_constraint
@@ -185,4 +187,52 @@ def test_device_hours_count_a_plan_once_and_leave_out_what_was_reused():
         make_record(2, status="failed", quality=None),
         make_record(-1, record_id="shape-6-fp32-cpu", status="infeasible", quality=None),
     ]
-    assert device_hours(records, devices_per_trial=2) == pytest.approx(2 * (1800 + 900) / 3600)
+    assert _tally(MemoryLedger(records=records)).seconds == pytest.approx(1800 + 900)
+
+
+# What is at hand ------------------------------------------------------------------------------------------------------
+
+
+def _tally(ledger, goals=_ONE_TARGET, baseline=""):
+    return Tally(ledger, goals, baseline=baseline, costs_of=lambda proposal: (float(proposal.number),))
+
+
+_ENDS = st.lists(st.sampled_from(["complete", "stopped", "failed"]), min_size=1, max_size=8)
+
+
+@given(_ENDS, st.randoms(), st.sampled_from(["accuracy >= 0.9 * baseline", "latency_ms <= 4"]))
+def test_a_tally_that_was_there_equals_one_that_is_made_afterwards(ends, rng, text):
+    """Whatever the order in which plans end, and when the baseline comes to be known."""
+    goals = Goals(metric="accuracy", objectives=("accuracy", "latency_ms"), constraints=(parse_constraint(text),))
+    proposals = [replace(found, variants=(("fp32", "cpu"),)) for found in _proposals(len(ends))]
+    baseline = proposals[0].draw.plan.fingerprint
+    ledger = MemoryLedger()
+    tally = _tally(ledger, goals, baseline)
+    for proposal in proposals:
+        ledger.propose(proposal)
+        tally.propose(proposal)
+    rng.shuffle(proposals)
+    for at, proposal in enumerate(proposals):
+        curve = ((0.5, 0.1 * at), (1.0, 0.5))
+        tally.hear(proposal.number, curve[:1], seconds=4.0)
+        ledger.append(_ended(proposal, ends[proposal.number], curve=curve, finished_at=float(at)))
+        tally.forget(proposal.number)
+        tally.settle(proposal)
+        again = _tally(ledger, goals, baseline)
+        assert (again.curves, again.costs, again.outcomes) == (tally.curves, tally.costs, tally.outcomes)
+        assert again.seconds == pytest.approx(tally.seconds) == pytest.approx(9.0 * (at + 1))
+        finished = [proposal for proposal in ledger.proposals if ledger.is_finished(proposal)]
+        known = baseline_quality(ledger.records, baseline)
+        assert tally.outcomes == outcomes(finished, ledger.records, goals, baseline=known)
+
+
+def _ended(proposal, status, **changes):
+    return make_record(
+        proposal.number,
+        fingerprint=proposal.draw.plan.fingerprint,
+        status=status,
+        quality=0.5 + 0.05 * proposal.number if status == "complete" else None,
+        train_seconds=10.0,
+        prefix_seconds_saved=1.0,
+        **changes,
+    )

@@ -46,7 +46,7 @@ def test_rows_of_one_id_are_one_training_at_rising_fidelity(tmp_path):
         "fp32": (pytest.approx(0.16), 9.0),
         "int8": (pytest.approx(0.15), 3.0),
     }
-    assert found.variants["fp32"].learned == {"seconds": 60.0}
+    assert found.learned == {"seconds": 60.0}
 
 
 def test_the_order_of_rows_does_not_matter_within_an_id(tmp_path):

@@ -27,7 +27,6 @@ class Variant:
     quality: float
     """NaN: this variant failed."""
     known: Mapping[str, float]
-    learned: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,8 @@ class Training:
     costs: tuple[float, ...]
     """Spent until each fidelity, without ``parts``; never falls."""
     variants: Mapping[str, Variant]
+    learned: Mapping[str, float]
+    """Costs of the training, seen at its end: those of the first variant's row."""
     parts: Mapping[str, float]
     """Beginnings that other trainings may share, with what each costs."""
 
@@ -120,6 +121,7 @@ class _Reader:
             qualities=tuple(self._columns.numbers[self._problem.quality.column][steps].tolist()),
             costs=tuple(self._costs(steps).tolist()),
             variants={option: self._variant(row) for option, row in self._variants(rows).items()},
+            learned={name: float(self._columns.numbers[name][steps[-1]]) for name in self._problem.learned_costs},
             parts={
                 f"{name}={part}": costs[part]
                 for name, costs in self._parts.items()
@@ -145,12 +147,10 @@ class _Reader:
 
     def _variant(self, row: int) -> Variant:
         numbers, problem = self._columns.numbers, self._problem
-        learned = {name: float(numbers[name][row]) for name in problem.learned_costs}
-        quality = float(numbers[problem.quality.column][row])
+        found = [float(numbers[name][row]) for name in (problem.quality.column, *problem.learned_costs)]
         return Variant(
-            quality=quality if np.isfinite([quality, *learned.values()]).all() else float("nan"),
+            quality=found[0] if np.isfinite(found).all() else float("nan"),
             known={name: float(numbers[name][row]) for name in problem.known_costs},
-            learned=learned,
         )
 
     def _part_costs(self, name: str, cost: str) -> Mapping[Value, float]:

@@ -1,0 +1,112 @@
+"""What a conductor has at hand of its ledger, kept up to date, so that no decision has to read all of it.
+
+Nothing here is new: a tally that is made of a ledger equals one that was there when the ledger was written.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from search.budget import seconds_spent
+from search.goals import Goals, baseline_quality
+from search.history import History, Outcome
+from search.memory_ledger import MemoryLedger, Proposal
+from search.records import Curve
+
+Costs = tuple[float, ...]
+
+
+class Tally:
+    """Outcomes, curves, known costs and seconds of a search's plans."""
+
+    def __init__(
+        self, ledger: MemoryLedger, goals: Goals, *, baseline: str, costs_of: Callable[[Proposal], Costs]
+    ) -> None:
+        """``baseline``: fingerprint of the plan that constraints are relative to."""
+        self._ledger, self._goals, self._costs_of = ledger, goals, costs_of
+        self._baseline_plan = baseline
+        self._baseline = baseline_quality(ledger.records, baseline)
+        self._curves: dict[int, Curve] = {}
+        self._costs: dict[int, Costs] = {}
+        self._first: dict[str, int] = {}
+        self._recorded: dict[int, float] = {}
+        self._live: dict[int, float] = {}
+        self._recorded_total = self._live_total = 0.0
+        for proposal in ledger.proposals:
+            self.propose(proposal)
+            self._set_curve(proposal.number, ())
+        self._look_back()
+        for number in dict.fromkeys(record.number for record in ledger.records):
+            self._count(number)
+
+    @property
+    def outcomes(self) -> Sequence[Outcome]:
+        """Of every plan that is finished, by number and precision."""
+        return self._history.outcomes
+
+    @property
+    def curves(self) -> Mapping[int, Curve]:
+        """Of every plan that has reported: quality so that more is better."""
+        return self._curves
+
+    @property
+    def costs(self) -> Mapping[int, Costs]:
+        """Known costs of every plan."""
+        return self._costs
+
+    @property
+    def seconds(self) -> float:
+        """Training time that was really spent, of plans under way as well."""
+        return self._recorded_total + self._live_total
+
+    def is_first_of_strategy(self, proposal: Proposal) -> bool:
+        """Whether no plan of its strategy was proposed before it."""
+        return self._first[proposal.draw.strategy] == proposal.number
+
+    def propose(self, proposal: Proposal) -> None:
+        """A proposal is in the ledger. They come by number."""
+        self._costs[proposal.number] = self._costs_of(proposal)
+        self._first.setdefault(proposal.draw.strategy, proposal.number)
+
+    def hear(self, number: int, curve: Curve, *, seconds: float) -> None:
+        """A plan under way has reported this much so far, after so many seconds of training."""
+        self._live_total += seconds - self._live.get(number, 0.0)
+        self._live[number] = seconds
+        self._set_curve(number, curve)
+
+    def settle(self, proposal: Proposal) -> None:
+        """A plan that is under way no more has come to its end, and its records are in the ledger."""
+        self._count(proposal.number)
+        if self._baseline is None and proposal.draw.plan.fingerprint == self._baseline_plan:
+            self._baseline = baseline_quality(self._ledger.records_of(proposal.number), self._baseline_plan)
+            # What is relative to it is known of earlier plans as well, from now on.
+            self._look_back()
+        else:
+            self._remember(proposal)
+
+    def forget(self, number: int) -> None:
+        """A plan is under way no more."""
+        self._live_total -= self._live.pop(number, 0.0)
+        if not self._live:
+            self._live_total = 0.0  # whatever rounding has left
+        self._set_curve(number, ())
+
+    def _set_curve(self, number: int, live: Curve) -> None:
+        curve = live or next((r.curve for r in reversed(self._ledger.records_of(number)) if r.curve), ())
+        if curve:
+            gain = self._goals.columns[self._goals.metric].gain
+            self._curves[number] = [(fidelity, gain(value)) for fidelity, value in curve]
+        else:
+            self._curves.pop(number, None)
+
+    def _count(self, number: int) -> None:
+        seconds = seconds_spent(self._ledger.records_of(number))
+        self._recorded_total += seconds - self._recorded.get(number, 0.0)
+        self._recorded[number] = seconds
+
+    def _look_back(self) -> None:
+        self._history = History(self._goals)
+        for proposal in self._ledger.proposals:
+            if self._ledger.is_finished(proposal):
+                self._remember(proposal)
+
+    def _remember(self, proposal: Proposal) -> None:
+        self._history.add(proposal, self._ledger.records_of(proposal.number), baseline=self._baseline)
