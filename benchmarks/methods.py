@@ -20,8 +20,6 @@ Every training is a line of ``runs/methods/TASK.jsonl``; the same command goes o
 
 import argparse
 import json
-import random
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,19 +29,16 @@ from unittest.mock import patch
 
 from methods_plans import COSTLY, VARIANTS, Candidate, drawn_plan, own_stages, variants, with_epochs
 from methods_report import Run, report, table
+from tasks import EXAMPLES, cut_splits, delete, prepared_task, processor_seconds, read_splits, silent, write_splits
 
-from search.prepare import Prepared, prepare
-from search.spec import load_spec
+from search.prepare import Prepared
 from spaces.catalogue import CATALOGUE
 from spaces.plan import Plan
 from trainers.carry_out import measure
-from trainers.context import Progress
 from trainers.loop import TrainingError
 from trainers.ranks import solo
 from trainers.run_stage import plan_memory_mb, plan_seconds, run_plan
-from trainers.storage import Storage
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 PRECISIONS = ("fp32", "int8")
 
 
@@ -77,10 +72,8 @@ class Bench:
 
     def forget(self, plan: Plan) -> None:
         """Delete the students that ``plan`` left: a model is large, and no other plan needs them."""
-        context = self.prepared.context
-        for prefix in plan.trained_prefixes():
-            if prefix.shape != self.prepared.reference and (kept := context.store.find(prefix.fingerprint)):
-                shutil.rmtree(kept.folder)
+        students = (prefix for prefix in plan.trained_prefixes() if prefix.shape != self.prepared.reference)
+        delete(students, self.prepared.context)
 
     def _train(self, plan: Plan, split: str, precisions: Sequence[str]) -> dict[str, Any]:
         context = self.prepared.context
@@ -109,9 +102,9 @@ class Bench:
 def main() -> None:
     options = arguments()
     runs: list[Run] = []
-    # By the first stages measure their own seconds; the second would ask validation rows after each epoch, for nobody.
-    with patch("time.perf_counter", time.process_time), patch("trainers.loop._Fit._quality", lambda _: None):
-        for run in benchmark(options, prepared_task(options)):
+    # Unpatched, validation rows would be asked after each epoch, for nobody.
+    with processor_seconds(), patch("trainers.loop._Fit._quality", lambda _: None):
+        for run in benchmark(options, own_task(options)):
             runs.append(run)
             found = report(runs, task=options.task, options=vars(options))
             if options.json:
@@ -213,38 +206,17 @@ def seeded(
     )
 
 
-def prepared_task(options: argparse.Namespace) -> Prepared:
-    """The example's task, its rows tokenised, one student size, one number of epochs."""
+def own_task(options: argparse.Namespace) -> Prepared:
+    """The example's task, one student size, one number of epochs."""
     options.folder.mkdir(parents=True, exist_ok=True)
     settings = [f"model.student_layers=[{options.layers}]", "search.space.quantization=[fp32, int8]", *options.set]
     if options.data:
-        settings += [f"task.{name}={path}" for name, path in own_rows(options).items()]
+        splits = cut_splits(read_splits(options.data, only=options.only), num_train=options.limit)
+        settings += write_splits(splits, options.folder, options.task)
     elif options.limit:
         settings.append(f"task.limit={options.limit}")
-    spec = load_spec(EXAMPLES / f"{options.task}.yaml", settings)
-    prepared = prepare(spec, Storage(options.folder / f"{options.task}-store"), threads=1, say=print)
-    return replace(prepared, context=replace(prepared.context, checkpoint_every_s=1e9))
-
-
-def own_rows(options: argparse.Namespace) -> dict[str, Path]:
-    """A part of the rows in ``--data``, written anew: ``--limit`` of train, as many others without their label."""
-    kept = set(options.only.split(",")) if options.only else None
-    splits = {}
-    for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
-        rows = [json.loads(line) for line in (options.data / f"{name}.jsonl").read_text().splitlines()]
-        splits[split] = [row for row in rows if kept is None or row["label"] in kept]
-    random.Random(0).shuffle(splits["train"])
-    limit = options.limit or len(splits["train"])
-    splits["unlabeled"] = [{"text": row["text"]} for row in splits["train"][limit : 2 * limit]]
-    splits["train"] = splits["train"][:limit]
-    paths = {name: options.folder.absolute() / f"{options.task}-{name}.jsonl" for name, rows in splits.items() if rows}
-    for name, path in paths.items():
-        path.write_text("".join(json.dumps(row) + "\n" for row in splits[name]))
-    return paths
-
-
-def silent(progress: Progress) -> None:
-    """Nobody listens."""
+    spec, store = EXAMPLES / f"{options.task}.yaml", options.folder / f"{options.task}-store"
+    return prepared_task(spec, settings, store=store)
 
 
 def arguments() -> argparse.Namespace:
