@@ -117,11 +117,14 @@ def _when(name: str, rows: Sequence[Row], varied: Sequence[str]) -> dict[str, li
     if all(row[name] is not None for row in of_these):
         return when
     for other in varied:
-        read, not_read = ({row[other] for row in of_these if (row[name] is not None) is is_read} for is_read in (1, 0))
-        if None not in read | not_read and not read & not_read and not isinstance(PARAMETERS.get(other), Range):
-            return {**when, other: sorted(read)}
+        options: dict[bool, set[Any]] = {True: set(), False: set()}
+        for row in of_these:
+            options[row[name] is not None].add(row[other])
+        decides = not options[True] & options[False] and None not in options[True] | options[False]
+        if decides and not isinstance(PARAMETERS.get(other), Range):
+            return {**when, other: sorted(options[True])}
     raise ValueError(
-        f"{name}: no other parameter tells which rows have it; give it one value: --set search.space.{name}"
+        f"{name}: no other parameter tells which rows have it; leave it one value: --set search.space.{name}=…"
     )
 
 

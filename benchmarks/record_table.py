@@ -251,7 +251,7 @@ def shown_command(options: argparse.Namespace) -> str:
     return " ".join(["python benchmarks/record_table.py", *filter(None, parts)])
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=("docstrings", "clinc150"), required=True)
     parser.add_argument("--data", type=Path, help="folder with train.jsonl, val.jsonl and test.jsonl")
@@ -265,7 +265,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", help="of the table; otherwise the task's")
     parser.add_argument("--folder", type=Path, help="rows, models, records; otherwise runs/record/NAME")
     parser.add_argument("--tables", type=Path, default=Path(__file__).parent / "tables")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     options.folder = options.folder or Path("runs/record") / (options.name or options.task)
     return options
 
