@@ -51,7 +51,7 @@ class TpeSampler:
         """The plan of proposal ``number``."""
         in_order = sorted(outcomes, key=lambda outcome: (outcome.number, outcome.precision))
         past = [*self._told(in_order), *self._under_way(sorted(running, key=lambda d: d.plan.fingerprint))]
-        known = {outcome.draw.plan.fingerprint for outcome in outcomes} | {d.plan.fingerprint for d in running}
+        known = {outcome.draw.fingerprint for outcome in outcomes} | {d.fingerprint for d in running}
         variants = max(1, len({outcome.precision for outcome in outcomes}))
         for attempt in range(_ATTEMPTS):
             sampler = _tpe(_seed(self.seed, number, attempt), startup=_STARTUP * variants)
@@ -89,7 +89,7 @@ class RandomSampler:
 
     def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
         """The plan of proposal ``number``."""
-        known = {outcome.draw.plan.fingerprint for outcome in outcomes} | {d.plan.fingerprint for d in running}
+        known = {outcome.draw.fingerprint for outcome in outcomes} | {d.fingerprint for d in running}
         for attempt in range(_RANDOM_ATTEMPTS):
             found = self.draw(RandomChooser(random.Random(_seed(self.seed, number, attempt))))
             if found.plan.fingerprint not in known:

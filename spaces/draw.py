@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from typing import Generic, TypeVar
 
@@ -24,6 +25,11 @@ class Draw(Generic[P]):
     params: Mapping[str, Value]
     """Only the parameters that are active for the strategy."""
     plan: P
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The plan's, which takes a while to compute."""
+        return self.plan.fingerprint
 
 
 def draw(space: Space, chooser: Chooser) -> Draw[Plan]:

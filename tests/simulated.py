@@ -15,10 +15,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from ledgers import make_space
 
 from search.budget import Limits
-from search.conductor import DONE, WAIT, Conductor, Setup
+from search.conductor import Conductor, Setup
 from search.goals import Goals
 from search.ledger import Ledger
 from search.scheduler import ParetoHalving
+from search.simulation.clock import Workers
 from spaces.canonical import canonical_json
 from spaces.choosers import RandomChooser
 from spaces.draw import draw, opening, shapes
@@ -244,44 +245,38 @@ def new_conductor(world, case, ears=None, **changes):
     )
 
 
-def _drive(conductor, world, case):
-    """Run to the end, or until the driver is killed: an event at a time, the earliest first."""
-    working, over = {}, False
-    while working or not over:
-        while not over and len(working) < case.seats:
-            world.moment()
-            proposal = conductor.next()
-            over = proposal == DONE
-            if over or proposal == WAIT:
-                assert over or working, "nothing runs and nothing is handed out"
-                break
-            work = carry_out(world, proposal, case.faults)
-            _advance(conductor, world, working, proposal.number, work, answer=None)
-        if working:
-            number = min(working, key=lambda number: (working[number][0], number))
-            at, progress, work = working.pop(number)
-            world.now = max(world.now, at)
-            world.moment()
-            if conductor.goes_on(number, progress):
-                world.moment()
-                _advance(conductor, world, working, number, work, answer=True)
+@dataclass
+class _Mortal:
+    """A conductor whose process may be killed before everything that it is asked, and after what it judged."""
 
+    conductor: Conductor
+    world: World
 
-def _advance(conductor, world, working, number, work, *, answer):
-    try:
-        pause, progress = work.send(answer)
-        working[number] = (world.now + pause, progress, work)
-    except StopIteration as end:
-        world.moment()
-        if isinstance(end.value, str):
-            conductor.fail(number, end.value)
-        else:
-            conductor.complete(number, end.value)
+    def next(self):
+        self.world.moment()
+        return self.conductor.next()
+
+    def goes_on(self, number, progress):
+        self.world.moment()
+        goes_on = self.conductor.goes_on(number, progress)
+        if goes_on:
+            self.world.moment()
+        return goes_on
+
+    def complete(self, number, result):
+        self.world.moment()
+        self.conductor.complete(number, result)
+
+    def fail(self, number, error):
+        self.world.moment()
+        self.conductor.fail(number, error)
 
 
 def run_search(case, world=None, ears=None):
+    """Run to the end, or until the driver is killed."""
     world = world or World()
-    _drive(new_conductor(world, case, ears), world, case)
+    conductor = _Mortal(new_conductor(world, case, ears), world)
+    Workers(conductor, world, case.seats, lambda proposal: carry_out(world, proposal, case.faults)).drive()
     return world
 
 

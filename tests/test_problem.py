@@ -28,7 +28,7 @@ def test_every_row_is_a_training_where_there_is_no_id(tmp_path, name):
     assert len(table.trainings) == 12
     first = table.trainings[0]
     assert (first.name, first.params) == ("1", {"depth": 1, "rate": 0.001})
-    assert (first.fidelities, first.costs, first.cost) == ((1.0,), (1.0,), 1.0)
+    assert (first.steps, first.costs, first.cost) == ((1,), (1.0,), 1.0)
     assert first.variants[ONLY].known == {"size": 10.0}
     assert first.variants[ONLY].quality == pytest.approx(0.591)
 
@@ -39,8 +39,9 @@ def test_rows_of_one_id_are_one_training_at_rising_fidelity(tmp_path):
     found = table.trainings[1]
     assert found.params == {"strategy": "lora", "rate": 0.002, "rank": 5}
     assert table.trainings[0].params == {"strategy": "full", "rate": 0.001}
-    assert found.fidelities == pytest.approx((1 / 3, 2 / 3, 1.0))
+    assert found.steps == (1, 2, 3)
     assert found.qualities == pytest.approx((0.12, 0.14, 0.16))
+    assert [share for share, _ in found.curve] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert found.costs == (20.0, 40.0, 60.0)
     assert {name: (variant.quality, variant.known["size"]) for name, variant in found.variants.items()} == {
         "fp32": (pytest.approx(0.16), 9.0),
@@ -89,7 +90,15 @@ def test_a_quality_that_lacks_half_way_is_left_open(tmp_path):
     columns["accuracy"][1] = None
     found = _table(tmp_path, CURVES | {"shared": {}}, columns).trainings[0]
     assert math.isnan(found.qualities[1])
+    assert found.curve == ((pytest.approx(1 / 3), 0.02), (1.0, pytest.approx(0.06)))
     assert found.variants["fp32"].quality == pytest.approx(0.06)
+
+
+def test_fidelities_may_be_shares(tmp_path):
+    columns = curve_columns()
+    columns["epoch"] = [{1: 0.1, 2: 0.3, 3: 0.8}[epoch] for epoch in columns["epoch"]]
+    found = _table(tmp_path, CURVES, columns).trainings[0]
+    assert [share for share, _ in found.curve] == pytest.approx([0.125, 0.375, 1.0])
 
 
 def test_truth_values_are_options_like_others(tmp_path):

@@ -78,7 +78,8 @@ def test_what_was_taken_answers_no_more_until_nothing_is_left(table):
     assert found[:3] == [0, 2, 4]
     assert answers.num_left == 0
     with pytest.raises(LookupError, match="every row"):
-        answers.find([table.recorded[0]])
+        answers.find([_asked(strategy="full", rate=0.001)])
+    assert answers.find([table.recorded[0]]) == [table.recorded[0]]
 
 
 def test_an_inactive_parameter_counts_by_the_category_that_opens_it(table):

@@ -56,22 +56,19 @@ class Nearest:
 
     def __init__(self, axes: Sequence[Axis]) -> None:
         self._coordinates = [_Coordinate(axis=axis) for axis in axes]
-        self._is_category = np.array([bool(axis.options) for axis in axes])
         # Where a parameter is not read, NaN: that is how rows and proposals tell it.
-        self._rows = np.column_stack(
-            [
-                np.where(c.axis.active, c.of(np.where(c.axis.active, c.axis.values, 1.0)), np.nan)
-                for c in self._coordinates
-            ]
-        )
-        self._taken = np.zeros(len(self._rows), dtype=bool)
+        self._rows = [
+            np.where(c.axis.active, c.of(np.where(c.axis.active, c.axis.values, 1.0)), np.nan)
+            for c in self._coordinates
+        ]
+        self.num_left = len(self._rows[0])
+        self._penalties = np.zeros(self.num_left)
         self._factors = self._row_factors()
-        self.num_left = len(self._rows)
 
     def take(self, row: int) -> None:
         """The row is had: it answers no more."""
-        if not self._taken[row]:
-            self._taken[row] = True
+        if not self._penalties[row]:
+            self._penalties[row] = _TAKEN
             self._factors[-1, row] += _TAKEN
             self.num_left -= 1
 
@@ -101,11 +98,13 @@ class Nearest:
 
     def _distances(self, point: Points) -> Points:
         """Squared, to each of the n rows."""
-        apart = self._rows - point
-        both = ~np.isnan(apart)
-        apart = np.where(self._is_category, (apart != 0).astype(float), apart)
-        squared: Points = np.sum(np.where(both, apart, 0.0) ** 2, axis=1)
-        return squared + np.where(self._taken, _TAKEN, 0.0)
+        squared = self._penalties.copy()
+        for coordinate, places, place in zip(self._coordinates, self._rows, point, strict=True):
+            if np.isnan(place):
+                continue
+            apart = (places != place).astype(float) if coordinate.axis.options else (places - place) ** 2
+            squared += apart if coordinate.always else np.where(np.isnan(places), 0.0, apart)
+        return squared
 
     # As one product of matrices: a·b·(x - y)² = (a x²)·b - 2 (a x)·(b y) + a·(b y²), with a and b 1 where x and y are
     # read and 0 elsewhere; of categories, a·b·[x ≠ y] = a·b - Σ over options of [x = option]·[y = option]. Where all
@@ -113,9 +112,9 @@ class Nearest:
 
     def _row_factors(self) -> NDArray[np.float32]:
         """k × n; the last one is each row's own."""
-        factors, own = [], np.zeros(len(self._rows))
-        for index, coordinate in enumerate(self._coordinates):
-            read, place = _read(self._rows[:, index])
+        factors, own = [], np.zeros(self.num_left)
+        for coordinate, places in zip(self._coordinates, self._rows, strict=True):
+            read, place = _read(places)
             if coordinate.axis.options:
                 factors += [-read * (place == option) for option in range(len(coordinate.axis.options))]
             else:

@@ -1,5 +1,6 @@
 """A table's rows as trainings: what each costs, how its quality rose, and which variants came of it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from spaces.choosers import Value
 ONLY = "only"
 """Name of the variant of a training that has one."""
 
+_GRAIN = 1_000_000
+"""Into how many steps a training is cut whose fidelities are no whole numbers."""
 _SHOWN = 10
 """Trainings that an error names, of those with the same fault."""
 
@@ -39,17 +42,23 @@ class Training:
     """Where its end stands in the table, from 0."""
     params: Mapping[str, Value]
     """Those that it reads, in the order of picking."""
-    fidelities: tuple[float, ...]
-    """Shares of the whole training, rising to 1."""
+    steps: tuple[int, ...]
+    """How far it was trained at each row of its curve; the last one is the end."""
     qualities: tuple[float, ...]
-    """Of the first variant at each fidelity; NaN where it is not known."""
+    """Of the first variant at each step; NaN where it is not known."""
     costs: tuple[float, ...]
-    """Spent until each fidelity, without ``parts``; never falls."""
+    """Spent until each step, without ``parts``; never falls."""
     variants: Mapping[str, Variant]
     learned: Mapping[str, float]
     """Costs of the training, seen at its end: those of the first variant's row."""
     parts: Mapping[str, float]
     """Beginnings that other trainings may share, with what each costs."""
+
+    @property
+    def curve(self) -> tuple[tuple[float, float], ...]:
+        """(share of the training, quality) wherever quality is known."""
+        points = zip(self.steps, self.qualities, strict=True)
+        return tuple((step / self.steps[-1], quality) for step, quality in points if math.isfinite(quality))
 
     @property
     def cost(self) -> float:
@@ -117,7 +126,7 @@ class _Reader:
             name=str(self._ids[end]),
             row=int(end),
             params={axis.name: axis.value(end) for axis in self._columns.axes if axis.active[end]},
-            fidelities=tuple((self._fidelity[steps] / self._fidelity[end]).tolist()),
+            steps=_whole(self._fidelity[steps]),
             qualities=tuple(self._columns.numbers[self._problem.quality.column][steps].tolist()),
             costs=tuple(self._costs(steps).tolist()),
             variants={option: self._variant(row) for option, row in self._variants(rows).items()},
@@ -160,3 +169,10 @@ class _Reader:
             if part is not None:
                 found.setdefault(part, []).append(float(seconds))
         return {part: float(np.median(seconds)) for part, seconds in found.items()}
+
+
+def _whole(fidelities: NDArray[np.float64]) -> tuple[int, ...]:
+    """Fidelities as whole numbers in the same proportion."""
+    whole = (fidelities == np.round(fidelities)).all()
+    scaled = fidelities if whole else np.round(fidelities / fidelities[-1] * _GRAIN)
+    return tuple(int(step) for step in scaled)

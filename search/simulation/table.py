@@ -1,11 +1,13 @@
 """A table of recorded trainings as a space: drawn from like the space of plans, and answered by what was recorded."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
+from search.pareto import Points
 from search.simulation.columns import Axis, read_columns
 from search.simulation.nearest import Nearest
 from search.simulation.problem import Param, Problem
@@ -28,7 +30,7 @@ class TablePlan:
     @cached_property
     def fingerprint(self) -> str:
         """Its name: two trainings may have the same parameters, so an answer's has its number."""
-        return self.to_json() if self.shape is None else f"training {self.shape}"
+        return repr(dict(self.params)) if self.shape is None else f"training {self.shape}"
 
     def to_json(self) -> str:
         """Its parameters."""
@@ -48,6 +50,17 @@ class Table:
     def variants(self) -> tuple[str, ...]:
         """What comes of each training, the first being the one whose quality is seen half-way."""
         return tuple(self.trainings[0].variants)
+
+    @cached_property
+    def objectives(self) -> Points:
+        """Every variant that did not fail × objectives, as the table has them."""
+        rows = [
+            [variant.quality, *variant.known.values(), *training.learned.values()]
+            for training in self.trainings
+            for variant in training.variants.values()
+            if math.isfinite(variant.quality)
+        ]
+        return np.array(rows).reshape(-1, len(self.problem.objectives))
 
     def draw(self, chooser: Chooser) -> Draw[TablePlan]:
         """A configuration as ``chooser`` picks it; ``Answers`` tells the training that answers it."""
@@ -104,12 +117,16 @@ class Answers:
         """Trainings that are still to be had."""
         return self._nearest.num_left
 
-    def find(self, draws: Sequence[Draw]) -> list[Draw[TablePlan]]:
-        """What would answer each of ``draws`` if it were asked for alone. Raises ``LookupError`` where none is left."""
-        found = self._nearest.find([draw.params for draw in draws])
-        return [self._table.recorded[number] for number in found.tolist()]
+    def find(self, draws: Sequence[Draw[TablePlan]]) -> list[Draw[TablePlan]]:
+        """What would answer each of ``draws`` if it were asked for alone; what was recorded answers for itself.
 
-    def take(self, draw: Draw) -> Draw[TablePlan]:
+        Raises ``LookupError`` where none is left.
+        """
+        asked = [draw for draw in draws if draw.plan.shape is None]
+        found = iter(self._nearest.find([draw.params for draw in asked]).tolist() if asked else ())
+        return [self._table.recorded[next(found)] if draw.plan.shape is None else draw for draw in draws]
+
+    def take(self, draw: Draw[TablePlan]) -> Draw[TablePlan]:
         """What answers ``draw``; it answers nothing else from now on. Raises ``LookupError`` where none is left."""
         (number,) = self._nearest.find([draw.params]).tolist()
         self._nearest.take(number)

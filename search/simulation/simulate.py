@@ -1,0 +1,138 @@
+"""One search in virtual time: the conductor, sampler, scheduler and ledger of a real one, answered by a table."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from search.budget import Limits
+from search.conductor import Conductor, Setup
+from search.goals import Goals
+from search.history import Outcome
+from search.memory_ledger import MemoryLedger, Proposal
+from search.records import Record
+from search.sampler import Propose
+from search.scheduler import Scheduler
+from search.simulation.clock import Clock, Workers
+from search.simulation.table import Answers, Table
+from search.simulation.workers import Recordings
+from spaces.draw import Draw
+from spaces.objectives import Objective
+from trainers.context import Progress
+
+TARGET = "table"
+"""Where the variants of a table serve: it knows one place."""
+
+
+def goals_of(table: Table) -> Goals:
+    """What a search of ``table`` is after."""
+    problem, lowest = table.problem, table.objectives.min(axis=0, initial=math.inf)
+    columns = {
+        name: Objective(
+            name=name,
+            direction=problem.quality.direction if name == problem.quality.column else "min",
+            unit="",
+            known=name in problem.known_costs,
+            summary="a column of the table",
+            by_factor=bool(least > 0),
+        )
+        for name, least in zip(problem.objectives, lowest, strict=True)
+    }
+    return Goals(metric=problem.quality.column, objectives=problem.objectives, targets=(TARGET,), columns=columns)
+
+
+@dataclass
+class AnsweredSampler:
+    """A sampler whose proposals become the trainings that answer them."""
+
+    sampler: Propose
+    answers: Answers
+    seconds: list[float] = field(default_factory=list)
+    """What each proposal took, of our time."""
+
+    def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
+        """The training that answers proposal ``number``; None when the sampler or the table has no more."""
+        if not self.answers.num_left:
+            return None
+        began = time.perf_counter()
+        found = self.sampler(outcomes, running, number)
+        self.seconds.append(time.perf_counter() - began)
+        return None if found is None else self.answers.take(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """What came of one search."""
+
+    records: Sequence[Record]
+    num_trials: int
+    proposal_s: Sequence[float]
+    """What each proposal took, of our time."""
+    wall_s: float
+    """What all of it took, of our time."""
+
+
+def simulate(
+    table: Table,
+    *,
+    sampler: Callable[[Answers], Propose],
+    scheduler: Scheduler,
+    workers: int,
+    limits: Limits,
+) -> Simulated:
+    """Search ``table`` with so many virtual workers until ``limits`` or its last training.
+
+    A device hour is 3,600 of the table's unit of cost. ``sampler`` is made of the trainings that are still to be had.
+    """
+    began, clock, ledger, recordings = time.perf_counter(), Clock(), MemoryLedger(), Recordings(table)
+    answers = Answers(table)
+    answered = AnsweredSampler(sampler(answers), answers)
+    conductor = Conductor(
+        _setup(table, workers=workers, limits=limits),
+        ledger=ledger,
+        sampler=answered,
+        scheduler=scheduler,
+        missing=recordings.missing,
+        listener=_Nobody(),
+        clock=clock,
+    )
+    Workers(conductor, clock, workers, recordings.carry_out).drive()
+    return Simulated(
+        records=ledger.records,
+        num_trials=ledger.num_proposals,
+        proposal_s=answered.seconds,
+        wall_s=time.perf_counter() - began,
+    )
+
+
+def _setup(table: Table, *, workers: int, limits: Limits) -> Setup:
+    return Setup(
+        goals=goals_of(table),
+        costs={
+            (number, name, TARGET): variant.known
+            for number, training in enumerate(table.trainings)
+            for name, variant in training.variants.items()
+        },
+        estimated=frozenset(),
+        opening=(),
+        baseline="",
+        precisions=table.variants,
+        limits=limits,
+        max_seats=workers,
+    )
+
+
+class _Nobody:
+    """Listens to nothing."""
+
+    def started(self, proposal: Proposal) -> None:
+        """Nothing."""
+
+    def progressed(self, proposal: Proposal, progress: Progress) -> None:
+        """Nothing."""
+
+    def finished(self, proposal: Proposal, records: Sequence[Record]) -> None:
+        """Nothing."""
+
+    def said(self, text: str) -> None:
+        """Nothing."""
