@@ -10,15 +10,14 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.history import Outcome
-from spaces.choosers import Chooser, FixedChooser, RandomChooser, Value
+from search.optuna_terms import Drawing, TrialChooser, frozen_trial
+from spaces.choosers import RandomChooser
 from spaces.draw import Draw
 from spaces.objectives import Direction
 
@@ -31,9 +30,6 @@ _RANDOM_ATTEMPTS = 5_000
 """Random draws that meet only plans which were had, before the space is taken for exhausted."""
 _STARTUP = 8
 """Plans with a result before a model guides the draws; the opening counts."""
-
-Drawing = Callable[[Chooser], Draw]
-"""A space to draw from: asks the chooser for what the plan needs, and nothing else."""
 
 Propose = Callable[[Sequence[Outcome], Sequence[Draw], int], Draw | None]
 """(outcomes, plans under way, number) → a plan that is new, or None when the space has no more."""
@@ -57,14 +53,14 @@ class TpeSampler:
             sampler = _tpe(_seed(self.seed, number, attempt), startup=_STARTUP * variants)
             study = optuna.create_study(directions=[_DIRECTIONS[d] for d in self.directions], sampler=sampler)
             study.add_trials(past)
-            found = self.draw(_TrialChooser(study.ask()))
+            found = self.draw(TrialChooser(study.ask()))
             if found.plan.fingerprint not in known:
                 return found
         return RandomSampler(draw=self.draw, seed=self.seed)(outcomes, running, number)
 
     def _told(self, outcomes: Sequence[Outcome]) -> list[FrozenTrial]:
         told = (
-            _frozen(
+            frozen_trial(
                 self.draw,
                 outcome.draw,
                 TrialState.FAIL if outcome.values is None else TrialState.COMPLETE,
@@ -76,7 +72,7 @@ class TpeSampler:
         return [trial for trial in told if trial is not None]
 
     def _under_way(self, running: Sequence[Draw]) -> list[FrozenTrial]:
-        told = (_frozen(self.draw, found, TrialState.RUNNING) for found in running)
+        told = (frozen_trial(self.draw, found, TrialState.RUNNING) for found in running)
         return [trial for trial in told if trial is not None]
 
 
@@ -102,67 +98,6 @@ def make_sampler(name: str, *, draw: Drawing, directions: tuple[Direction, ...],
     if name == "random":
         return RandomSampler(draw=draw, seed=seed)
     return TpeSampler(draw=draw, directions=directions, seed=seed)
-
-
-class _TrialChooser:
-    """Asks an Optuna trial."""
-
-    def __init__(self, trial: optuna.Trial) -> None:
-        self._trial = trial
-
-    def categorical(self, name: str, choices: Sequence[Value]) -> Value:
-        return cast(Value, self._trial.suggest_categorical(name, tuple(choices)))
-
-    def integer(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return self._trial.suggest_int(name, low, high, log=log)
-
-    def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        return self._trial.suggest_float(name, low, high, log=log)
-
-
-class _DistributionChooser:
-    """Passes on to ``inner`` and keeps the range of everything asked for, in Optuna's words."""
-
-    def __init__(self, inner: Chooser) -> None:
-        self._inner = inner
-        self.asked: dict[str, BaseDistribution] = {}
-
-    def categorical(self, name: str, choices: Sequence[Value]) -> Value:
-        self.asked[name] = CategoricalDistribution(tuple(choices))
-        return self._inner.categorical(name, choices)
-
-    def integer(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        self.asked[name] = IntDistribution(low, high, log=log)
-        return self._inner.integer(name, low, high, log=log)
-
-    def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        self.asked[name] = FloatDistribution(low, high, log=log)
-        return self._inner.real(name, low, high, log=log)
-
-
-def _frozen(
-    draw: Drawing,
-    found: Draw,
-    state: TrialState,
-    *,
-    values: Sequence[float] | None = None,
-    constraints: dict[str, float] | None = None,
-) -> FrozenTrial | None:
-    """``found`` as a trial of Optuna's; None where it is not of the space, such as a baseline that is not searched."""
-    params = {"strategy": found.strategy, **found.params}
-    chooser = _DistributionChooser(FixedChooser(params))
-    try:
-        draw(chooser)
-    except ValueError:
-        return None
-    return optuna.trial.create_trial(
-        state=state,
-        values=values,
-        # In the order of the draw: a ledger that was read again has another one.
-        params={name: params[name] for name in chooser.asked},
-        distributions=chooser.asked,
-        constraints=constraints or None,
-    )
 
 
 def _tpe(seed: int, *, startup: int) -> optuna.samplers.TPESampler:

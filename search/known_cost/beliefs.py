@@ -1,0 +1,163 @@
+"""What is believed at one moment of a search: of every objective, of training time, of the front.
+
+c = candidates, v = variants, m = objectives, all minimised.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from search.history import Outcome
+from search.known_cost.features import Matrix
+from search.known_cost.foreknown import Foreknown
+from search.known_cost.gain import expected_gain
+from search.known_cost.gaussian_process import Vector
+from search.known_cost.learner import Learner
+from search.known_cost.observations import Rows
+from search.known_cost.surrogate import Surrogate
+from search.pareto import non_dominated
+from spaces.draw import Draw
+
+_MAX_BELIEVED = 100
+"""Plans under way that surrogates are told of, the latest; all of them count for the front."""
+_LEAST_SHARE = 0.05
+"""Of a plan's time is taken even where all of it is there already: it is still deployed and evaluated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a search is after."""
+
+    signs: Vector
+    """m: 1 for an objective that is minimised, -1 for one that is maximised."""
+    metric: int | None
+    """The objective that curves are of; None where it is none of them."""
+    reference: Vector | None
+    """m, as minimised: the corner from which hypervolume is counted; None: a tenth beyond the worst that is seen."""
+
+
+class Beliefs:
+    """Built from outcomes and plans under way; weighs candidates."""
+
+    def __init__(
+        self,
+        question: Question,
+        foreknown: Foreknown,
+        *,
+        outcomes: Sequence[Outcome],
+        running: Sequence[Draw],
+        learned: list[int],
+        known_worst: Vector,
+        learner: Learner,
+    ) -> None:
+        """``learned``: the objectives that only training tells; ``known_worst``: m, of the others, over the space."""
+        self._observer, self._foreknown, self._learner = learner.observer, foreknown, learner
+        self._seconds = self._of_seconds(outcomes)
+        rows, alone = {}, {}
+        for axis in learned:
+            sign, is_metric = question.signs[axis], axis == question.metric
+            rows_of = partial(self._observer.of_axis, axis=axis, sign=sign, is_metric=is_metric)
+            rows[axis], alone[axis] = rows_of(outcomes), learner.learn(f"axis {axis}", outcomes, rows_of)
+        told = self._observer.queries(running[-_MAX_BELIEVED:])
+        self._learned = {axis: self._believing(alone[axis], rows[axis], told) for axis in learned}
+        points = _points(question, outcomes, alone, rows)
+        under_way = self._under_way(running, alone, num_axes=len(question.signs))
+        self._reference = _reference(question, points, known_worst, learned)
+        everything = np.vstack([points, under_way])
+        self._front = everything[non_dominated(everything)]
+        self._chances = self._of_constraints(outcomes)
+        draws = [outcome.draw for outcome in outcomes if outcome.values is not None]
+        self.parents = [found for found, best in zip(draws, non_dominated(points), strict=True) if best]
+        """Plans with a variant on the front, those under way left aside."""
+
+    def score(self, draws: Sequence[Draw]) -> Vector:
+        """Expected gain in hypervolume for a second of training, summed over variants: c."""
+        if not draws:
+            return np.zeros(0)
+        known = self._foreknown.values(draws)
+        queries = self._observer.queries(draws)
+        flat = known.reshape(-1, known.shape[-1])
+        gain = expected_gain(self._front, self._reference, known=flat, queries=queries, learned=self._learned)
+        if self._learned:
+            gain = gain * np.max([surrogate.novelty(queries) for surrogate in self._learned.values()], axis=0)
+        for chance in self._chances:
+            gain = gain * chance(queries)
+        return gain.reshape(known.shape[:2]).sum(axis=1) / self._expected_seconds(draws, queries)
+
+    def _expected_seconds(self, draws: Sequence[Draw], queries: Matrix) -> Vector:
+        share = np.maximum(self._foreknown.share_left(draws), _LEAST_SHARE)
+        if self._seconds is None:
+            return share
+        return share * np.exp(self._seconds.median(queries[:: len(self._foreknown.variants)]))
+
+    def _believing(self, alone: Surrogate, rows: Rows, told: Matrix) -> Surrogate:
+        """Told of plans under way as if they came out as expected [Ginsbourger2010]: near them little is to be had."""
+        if not len(told):
+            return alone
+        x, values = np.vstack([rows.x, told]), np.concatenate([rows.values, alone.median(told)])
+        return Surrogate(x, values, self._observer.groups, alone.hyperparameters)
+
+    def _of_seconds(self, outcomes: Sequence[Outcome]) -> Surrogate | None:
+        if len({outcome.train_seconds for outcome in outcomes if outcome.values is not None}) < 3:
+            return None
+        return self._learner.learn("seconds", outcomes, partial(self._observer.of_value, number=self._log_seconds))
+
+    def _log_seconds(self, outcome: Outcome) -> float | None:
+        """Of a complete plan, told of its first variant alone."""
+        if outcome.values is None or not outcome.train_seconds or outcome.precision != self._foreknown.variants[0]:
+            return None
+        return math.log(outcome.train_seconds)
+
+    def _of_constraints(self, outcomes: Sequence[Outcome]) -> list[Callable[[Matrix], Vector]]:
+        """The chance, at each query, that a constraint which only training decides will hold."""
+        missed = sorted({text for outcome in outcomes for text, miss in outcome.violations.items() if miss > 0})
+        return [
+            self._learner.learn(
+                text, outcomes, partial(self._observer.of_value, number=partial(_miss, text=text))
+            ).below_zero
+            for text in missed
+        ]
+
+    def _under_way(self, running: Sequence[Draw], alone: dict[int, Surrogate], *, num_axes: int) -> Matrix:
+        """Points of the variants of plans under way, as they are expected to come out."""
+        if not running:
+            return np.zeros((0, num_axes))
+        known, queries = self._foreknown.values(running), self._observer.queries(running)
+        points = known.reshape(-1, known.shape[-1]).copy()
+        for axis, surrogate in alone.items():
+            points[:, axis] = np.where(np.isinf(points[:, axis]), np.inf, surrogate.median(queries))
+        return points
+
+
+def _points(
+    question: Question, outcomes: Sequence[Outcome], alone: dict[int, Surrogate], rows: dict[int, Rows]
+) -> Matrix:
+    """Complete variants, what was learned of them without its noise; inf for one that breaks a constraint."""
+    complete = [place for place, outcome in enumerate(outcomes) if outcome.values is not None]
+    at = {place: index for index, place in enumerate(complete)}
+    points = np.array([np.asarray(outcomes[place].values) * question.signs for place in complete])
+    for axis, surrogate in alone.items():
+        for place, value in zip(rows[axis].complete, surrogate.smoothed, strict=True):
+            if place >= 0:
+                points[at[int(place)], axis] = value
+    broken = [any(miss > 0 for miss in outcomes[place].violations.values()) for place in complete]
+    points[np.array(broken, dtype=bool)] = np.inf
+    return points
+
+
+def _reference(question: Question, points: Matrix, known_worst: Vector, learned: list[int]) -> Vector:
+    if question.reference is not None:
+        return question.reference
+    finite = points[np.isfinite(points).all(axis=1)]
+    if not len(finite):
+        finite = np.zeros((1, len(known_worst)))
+    worst = known_worst.copy()
+    worst[learned] = finite[:, learned].max(axis=0)
+    return worst + 0.1 * np.maximum(worst - finite.min(axis=0), 1e-12)
+
+
+def _miss(outcome: Outcome, *, text: str) -> float | None:
+    return outcome.violations.get(text)

@@ -1,0 +1,52 @@
+"""Surrogates with hyperparameters that are fitted now and then, and always to the same outcomes.
+
+A fit takes most of a proposal's time, and a few outcomes more hardly change it. It is made of the outcomes that
+finished first, as many as the last step of a geometric series tells, so it is the same whenever it is asked for.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from search.history import Outcome
+from search.known_cost.gaussian_process import Hyperparameters, fit
+from search.known_cost.observations import Observer, Rows
+from search.known_cost.surrogate import Surrogate, Warp
+
+_GROWTH = 1.2
+_MAX_FITTED = 200
+"""Rows of a fit, those that are spread evenly over all of them: its time rises with the cube."""
+
+RowsOf = Callable[[Sequence[Outcome]], Rows]
+
+
+class Learner:
+    """Learns from outcomes, in the order in which they finished."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self._fits: dict[tuple[str, tuple[tuple[int, str], ...]], Hyperparameters] = {}
+
+    def learn(self, name: str, outcomes: Sequence[Outcome], rows_of: RowsOf) -> Surrogate:
+        """A surrogate of what ``rows_of`` tells of the outcomes; ``name`` tells such quantities apart."""
+        first = outcomes[: _step(len(outcomes))]
+        key = (name, tuple((outcome.number, outcome.precision) for outcome in first))
+        if key not in self._fits:
+            self._fits[key] = self._fit(rows_of(first))
+        rows = rows_of(outcomes)
+        return Surrogate(rows.x, rows.values, self.observer.groups, self._fits[key])
+
+    def _fit(self, rows: Rows) -> Hyperparameters:
+        groups = self.observer.groups
+        if len(np.unique(rows.values)) < 3:
+            return Hyperparameters.prior(int(groups.max(initial=-1)) + 1)
+        kept = np.unique(np.linspace(0, len(rows.values) - 1, _MAX_FITTED).astype(int))
+        return fit(rows.x[kept], Warp(rows.values)(rows.values)[kept], groups)
+
+
+def _step(count: int) -> int:
+    """The largest step of the series that is at most ``count``."""
+    step = min(count, 4)
+    while (larger := int(step * _GROWTH) + 1) <= count:
+        step = larger
+    return step

@@ -1,0 +1,124 @@
+"""What the records say of each objective that is learned, as rows for a surrogate.
+
+A row is a variant at a share of its training: half-way values inform at their own fidelity, and never count as
+complete.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from search.history import Outcome
+from search.known_cost.features import Encoder, Matrix, Settings
+from search.known_cost.gaussian_process import Vector
+from search.optuna_terms import settings_of
+from spaces.choosers import Value
+from spaces.draw import Draw
+
+VARIANT = "variant"
+FIDELITY = "fidelity"
+_LEAST_FIDELITY = 1e-3
+_RUNGS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Shares of training at which a curve is looked at, beside its last point."""
+MAX_ROWS = 450
+"""Of a surrogate: its time rises with the cube."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """n observations of one objective."""
+
+    x: Matrix
+    """n × d."""
+    values: Vector
+    """n, minimised."""
+    complete: NDArray[np.int64]
+    """Position, among the outcomes, of those rows that stand for a complete variant; -1 for all others: n."""
+
+
+class Observer:
+    """Turns outcomes and candidates into rows of one and the same form."""
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution], variants: Sequence[str]) -> None:
+        of_rows: dict[str, BaseDistribution] = {
+            **distributions,
+            FIDELITY: FloatDistribution(_LEAST_FIDELITY, 1.0, log=True),
+        }
+        if len(variants) > 1:
+            of_rows[VARIANT] = CategoricalDistribution(tuple(variants))
+        self._encoder = Encoder(of_rows)
+        self._variants = tuple(variants)
+        self._encoded: dict[tuple[int, str, float], Vector] = {}
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """The parameter of each column."""
+        return self._encoder.groups
+
+    def queries(self, draws: Sequence[Draw]) -> Matrix:
+        """Complete variants of ``draws``: (draws · variants) × d, the variants of a draw together."""
+        rows: list[Settings] = [
+            {**settings_of(found), VARIANT: variant, FIDELITY: 1.0} for found in draws for variant in self._variants
+        ]
+        return self._encoder(rows)
+
+    def of_axis(self, outcomes: Sequence[Outcome], *, axis: int, sign: float, is_metric: bool) -> Rows:
+        """What outcomes say of objective ``axis``; of the task's metric, curves tell as well."""
+        found = [
+            (place if fidelity == 1.0 else -1, outcome, fidelity, sign * value)
+            for place, outcome in enumerate(outcomes)
+            for fidelity, value in _points(outcome, axis, with_curve=is_metric and self._stands_for_all(outcome))
+        ]
+        return self._rows(_fewer(found))
+
+    def of_value(self, outcomes: Sequence[Outcome], *, number: Callable[[Outcome], float | None]) -> Rows:
+        """Another ``number`` of each outcome, where there is one."""
+        found = [(place, outcome, 1.0, number(outcome)) for place, outcome in enumerate(outcomes)]
+        return self._rows(_fewer([(place, o, fidelity, v) for place, o, fidelity, v in found if v is not None]))
+
+    def _stands_for_all(self, outcome: Outcome) -> bool:
+        """Whether what all variants of a plan share is told of this one."""
+        return outcome.precision == self._variants[0]
+
+    def _rows(self, found: Sequence[tuple[int, Outcome, float, float]]) -> Rows:
+        return Rows(
+            x=np.array([self._row(o, fidelity) for _, o, fidelity, _ in found]).reshape(-1, len(self.groups)),
+            values=np.array([value for _, _, _, value in found], dtype=float),
+            complete=np.array([place for place, _, _, _ in found], dtype=np.int64),
+        )
+
+    def _row(self, outcome: Outcome, fidelity: float) -> Vector:
+        key = (outcome.number, outcome.precision, fidelity)
+        if key not in self._encoded:
+            settings: dict[str, Value] = {
+                **settings_of(outcome.draw),
+                VARIANT: outcome.precision,
+                FIDELITY: max(fidelity, _LEAST_FIDELITY),
+            }
+            self._encoded[key] = self._encoder([settings])[0]
+        return self._encoded[key]
+
+
+def _points(outcome: Outcome, axis: int, *, with_curve: bool) -> list[tuple[float, float]]:
+    """(fidelity, value) of one variant; of a curve, which all variants share and the first stands for, some points."""
+    complete = [(1.0, outcome.values[axis])] if outcome.values is not None else []
+    if not with_curve or not outcome.curve or outcome.status == "failed":
+        return complete
+    partial = {next((p for p in outcome.curve if p[0] >= rung), outcome.curve[-1]) for rung in _RUNGS}
+    last = outcome.curve[-1]
+    early = sorted(point for point in partial | {last} if point[0] < 1.0 and math.isfinite(point[1]))
+    return [*early, *complete]
+
+
+def _fewer(found: list[tuple[int, Outcome, float, float]]) -> list[tuple[int, Outcome, float, float]]:
+    """At most ``MAX_ROWS``: first the half-way points go, then those that are neither among the best nor recent."""
+    if len(found) <= MAX_ROWS:
+        return found
+    by_worth = sorted(range(len(found)), key=lambda i: (found[i][0] < 0, found[i][3]))
+    best = by_worth[: MAX_ROWS // 2]
+    others = sorted(set(range(len(found))) - set(best), key=lambda i: (found[i][0] < 0, -i))
+    return [found[i] for i in sorted([*best, *others[: MAX_ROWS - len(best)]])]

@@ -1,0 +1,134 @@
+"""What is believed of one objective that only training tells: its distribution at any settings.
+
+n = observations, q = queries, t = thresholds. Values are minimised.
+"""
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+from sklearn.preprocessing import PowerTransformer
+
+from search.known_cost.features import Matrix
+from search.known_cost.gaussian_process import Hyperparameters, Posterior, Vector
+
+_STEPS = 48
+"""Of the numerical integral over the observed range."""
+
+
+_LEAST_NOISE = 0.03
+"""Standard deviation, as a share of that of all values."""
+
+
+class Warp:
+    """A monotone map that makes values look normal [Yeo2000]; straight on beyond the values that it was made from."""
+
+    def __init__(self, values: Vector) -> None:
+        self._knots = np.unique(values)
+        centre, spread = values.mean(), values.std() or 1.0
+        power = PowerTransformer()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warped = power.fit_transform(((values - centre) / spread).reshape(-1, 1))
+            at_knots = power.transform(((self._knots - centre) / spread).reshape(-1, 1)).ravel()
+        usable = np.isfinite(warped).all() and len(self._knots) > 2 and (np.diff(at_knots) > 0).all()
+        self._warped = at_knots if usable else (self._knots - centre) / spread
+        self._slopes = self._end_slopes()
+
+    def __call__(self, values: Vector) -> Vector:
+        """Warped, mean 0 and variance 1 over the values that it was made from."""
+        low, high = self._knots[0], self._knots[-1]
+        inside = np.interp(values, self._knots, self._warped)
+        return (
+            inside + np.minimum(values - low, 0.0) * self._slopes[0] + np.maximum(values - high, 0.0) * self._slopes[1]
+        )
+
+    def back(self, warped: Vector) -> Vector:
+        """The inverse; what lies beyond the values that the map was made from becomes their end."""
+        return np.interp(warped, self._warped, self._knots)
+
+    @property
+    def low(self) -> float:
+        """The smallest of the values that it was made from."""
+        return float(self._knots[0])
+
+    @property
+    def low_slope(self) -> float:
+        """Of the map below ``low``."""
+        return float(self._slopes[0])
+
+    def _end_slopes(self) -> tuple[float, float]:
+        """Over the outer tenth at each end: two values that all but coincide say nothing of the map."""
+        if len(self._knots) < 2:
+            return 1.0, 1.0
+        tenth = max(1, len(self._knots) // 10)
+        rise, run = (self._warped, self._knots)
+        return (
+            float((rise[tenth] - rise[0]) / (run[tenth] - run[0])),
+            float((rise[-1] - rise[-1 - tenth]) / (run[-1] - run[-1 - tenth])),
+        )
+
+
+class Surrogate:
+    """One objective, learned from n observations."""
+
+    def __init__(self, x: Matrix, values: Vector, groups: NDArray[np.int64], hyperparameters: Hyperparameters) -> None:
+        """``x``: n × d; ``values``: n; ``groups``: the parameter of each column."""
+        self._warp = Warp(values)
+        warped = self._warp(values)
+        self.hyperparameters = hyperparameters
+        self._posterior = Posterior(x, warped, groups, self.hyperparameters)
+        self.smoothed = self._warp.back(self._posterior.smoothed)
+        """The observations without what is taken for noise: n."""
+
+    def median(self, queries: Matrix) -> Vector:
+        """At each query: q."""
+        return self._warp.back(self._posterior(queries)[0])
+
+    def novelty(self, queries: Matrix) -> Vector:
+        """How much of what another observation tells is news, from 0 to 1: q.
+
+        1 - τ / √(σ² + τ²) for noise τ and uncertainty σ [Huang2006]: where all but noise is known, there is nothing to
+        be had. The least noise that is reckoned with keeps a search from polishing digits that no test split shows.
+        """
+        _, deviation = self._posterior(queries)
+        noise = max(self._posterior.noise_deviation, _LEAST_NOISE)
+        found: Vector = 1.0 - noise / np.sqrt(deviation**2 + noise**2)
+        return found
+
+    def below_zero(self, queries: Matrix) -> Vector:
+        """The chance of a value of at most 0: q."""
+        mean, deviation = self._posterior(queries)
+        found: Vector = ndtr((self._warp(np.zeros(1)) - mean) / deviation)
+        return found
+
+    def shortfall(self, queries: Matrix, thresholds: Vector) -> Matrix:
+        """E max(threshold - value, 0), the integral of the distribution function: q × t.
+
+        Exact below the smallest observation, where the map is straight; the trapezoid rule above it.
+        """
+        mean, deviation = self._posterior(queries)
+        low, slope = self._warp.low, self._warp.low_slope
+        grid = self._grid(thresholds)
+        z = (self._warp(grid)[None, :] - mean[:, None]) / deviation[:, None]
+        below = ndtr(z)
+        tail = deviation / slope * _partial_expectation((self._warp(np.array([low]))[0] - mean) / deviation)
+        areas = np.diff(grid)[None, :] * (below[:, 1:] + below[:, :-1]) / 2.0
+        above = tail[:, None] + np.concatenate([np.zeros((len(mean), 1)), np.cumsum(areas, axis=1)], axis=1)
+        found = above[:, np.searchsorted(grid, np.maximum(thresholds, low))]
+        under = thresholds < low
+        if under.any():
+            z_under = (self._warp(thresholds[under])[None, :] - mean[:, None]) / deviation[:, None]
+            found[:, under] = (deviation / slope)[:, None] * _partial_expectation(z_under)
+        return found
+
+    def _grid(self, thresholds: Vector) -> Vector:
+        low, high = self._warp.low, max(float(thresholds.max()), self._warp.low)
+        even = np.linspace(low, high, _STEPS)
+        return np.unique(np.concatenate([[low], even, thresholds[thresholds > low]]))
+
+
+def _partial_expectation(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """∫ Φ from -∞ to z."""
+    return z * ndtr(z) + np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)

@@ -1,0 +1,181 @@
+"""What the known-cost sampler computes with, against references written by others or for the test."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from scipy.integrate import trapezoid
+from scipy.optimize import approx_fprime
+from scipy.stats import norm
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Matern, WhiteKernel
+
+from search.known_cost import gaussian_process
+from search.known_cost.features import Encoder
+from search.known_cost.gain import expected_gain
+from search.known_cost.gaussian_process import Hyperparameters, Posterior, fit
+from search.known_cost.surrogate import Surrogate, Warp
+from search.pareto import hypervolume
+
+_SCALES = np.array([0.4, 1.5, 3.0])
+
+
+def _data(count=40, seed=0, noise=0.1):
+    rng = np.random.default_rng(seed)
+    x = rng.random((count, 3))
+    y = np.sin(6 * x[:, 0]) + x[:, 1] + noise * rng.standard_normal(count)
+    return x, (y - y.mean()) / y.std()
+
+
+def test_settings_become_columns_whatever_is_active():
+    encode = Encoder(
+        {
+            "strategy": CategoricalDistribution(("full", "lora")),
+            "rate": FloatDistribution(1e-4, 1e-2, log=True),
+            "rank": CategoricalDistribution((4, 16, 8)),
+            "epochs": IntDistribution(1, 5),
+        }
+    )
+    found = encode([{"strategy": "lora", "rate": 1e-3, "rank": 8, "epochs": 5}, {"strategy": "full", "epochs": 1}])
+    corner = math.sqrt(0.5)
+    assert found == pytest.approx(np.array([[0, corner, 0.5, 0.5, 1.0], [corner, 0, 0.5, 0.5, 0.0]]))
+    assert np.linalg.norm(found[0, :2] - found[1, :2]) == pytest.approx(1.0)
+    assert list(encode.groups) == [0, 0, 1, 2, 3]
+    assert encode([]).shape == (0, 5)
+
+
+# The process ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_posterior_is_scikit_learns():
+    x, y = _data()
+    queries = np.random.default_rng(1).random((50, 3))
+    own = Posterior(x, y, np.arange(3), Hyperparameters(log_scales=np.log(_SCALES), log_noise=math.log(0.05)))
+    kernel = Matern(length_scale=_SCALES, nu=2.5) + WhiteKernel(0.05)
+    theirs = GaussianProcessRegressor(kernel, optimizer=None).fit(x, y)
+    mean, deviation = theirs.predict(queries, return_std=True)
+    assert own(queries)[0] == pytest.approx(mean, abs=1e-6)
+    # Theirs is of an observation, noise included.
+    assert own(queries)[1] ** 2 + 0.05 == pytest.approx(deviation**2, abs=1e-6)
+    assert own.smoothed == pytest.approx(theirs.predict(x), abs=1e-6)
+
+
+def test_the_fits_objective_is_scikit_learns_and_the_prior():
+    x, y = _data()
+    theta = np.append(np.log(_SCALES), math.log(0.05))
+    value, gradient = gaussian_process._objective(theta, x, y, np.arange(3))
+    assert gradient == pytest.approx(
+        approx_fprime(theta, lambda t: gaussian_process._objective(t, x, y, np.arange(3))[0], 1e-6), rel=1e-3, abs=1e-3
+    )
+    kernel = Matern(length_scale=_SCALES, nu=2.5) + WhiteKernel(0.05)
+    theirs = GaussianProcessRegressor(kernel, optimizer=None).fit(x, y)
+    likelihood = theirs.log_marginal_likelihood(kernel.theta) + len(y) / 2 * math.log(2 * math.pi)
+    centre = math.sqrt(2) + 0.5 * math.log(3)
+    prior = norm.logpdf(np.log(_SCALES), centre, math.sqrt(3)).sum() + norm.logpdf(math.log(0.05), -6, 1)
+    constant = 3 * norm.logpdf(0, 0, math.sqrt(3)) + norm.logpdf(0, 0, 1)
+    assert value == pytest.approx(-likelihood - (prior - constant), rel=1e-6)
+
+
+def test_a_fit_finds_what_matters_and_the_noise():
+    x, y = _data(count=150, noise=0.2)
+    found = fit(x, y, np.arange(3))
+    assert found.log_scales[2] > found.log_scales[0] + 1
+    share = 0.2**2 / (np.var(np.sin(6 * x[:, 0]) + x[:, 1]) + 0.2**2)
+    assert share / 3 < math.exp(found.log_noise) < 3 * share
+
+
+def test_columns_of_a_category_share_their_scale():
+    x, y = _data()
+    groups = np.array([0, 0, 1])
+    _, gradient = gaussian_process._objective(np.array([0.1, 0.2, -3.0]), x, y, groups)
+    numeric = approx_fprime(np.array([0.1, 0.2, -3.0]), lambda t: gaussian_process._objective(t, x, y, groups)[0], 1e-6)
+    assert gradient == pytest.approx(numeric, rel=1e-3, abs=1e-3)
+
+
+# One objective --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
+def test_a_warp_is_monotone_and_goes_back(values):
+    warp = Warp(np.array(values))
+    line = np.linspace(min(values) - 10, max(values) + 10, 50)
+    assert (np.diff(warp(line)) >= 0).all() and np.isfinite(warp(line)).all()
+    assert warp.back(warp(np.array(values))) == pytest.approx(np.array(values), abs=1e-6 * (1 + max(map(abs, values))))
+
+
+def test_a_warp_makes_skewed_values_normal():
+    values = np.exp(np.random.default_rng(0).standard_normal(300))
+    warped = Warp(values)(values)
+    assert abs(np.mean(warped**3)) < 0.5 < 2 < np.mean(((values - values.mean()) / values.std()) ** 3)
+
+
+def _surrogate():
+    x, y = _data()
+    hyperparameters = Hyperparameters(log_scales=np.log(_SCALES), log_noise=math.log(0.02))
+    return Surrogate(x, np.exp(y), np.arange(3), hyperparameters), np.exp(y)
+
+
+def test_shortfalls_are_integrals_of_the_distribution():
+    surrogate, values = _surrogate()
+    queries = np.random.default_rng(1).random((5, 3))
+    thresholds = np.array([values.min() - 0.2, values.min(), np.median(values), values.max() + 1])
+    found = surrogate.shortfall(queries, thresholds)
+    mean, deviation = surrogate._posterior(queries)
+    line = np.linspace(values.min() - 10, values.max() + 1, 400_001)
+    below = norm.cdf((surrogate._warp(line) - mean[:, None]) / deviation[:, None])
+    exact = [[trapezoid(row[line <= threshold], line[line <= threshold]) for threshold in thresholds] for row in below]
+    assert found == pytest.approx(np.array(exact), rel=0.02, abs=2e-3)
+
+
+def test_the_median_and_the_chance_agree():
+    surrogate, values = _surrogate()
+    queries = np.random.default_rng(2).random((4, 3))
+    shifted = Surrogate(*(_data()[0], values - surrogate.median(queries)[0], np.arange(3)), surrogate.hyperparameters)
+    assert shifted.below_zero(queries)[0] == pytest.approx(0.5, abs=0.02)
+
+
+# Gain -----------------------------------------------------------------------------------------------------------------
+
+
+class _Normal:
+    """Values that are normal at each candidate; queries hold mean and deviation."""
+
+    def __init__(self, column):
+        self._columns = slice(2 * column, 2 * column + 2)
+
+    def shortfall(self, queries, thresholds):
+        mean, deviation = queries[:, self._columns].T
+        z = (thresholds[None, :] - mean[:, None]) / deviation[:, None]
+        return deviation[:, None] * (z * norm.cdf(z) + norm.pdf(z))
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.integers(2, 4), st.integers(0, 8))
+def test_the_expected_gain_is_that_of_many_draws(seed, num_objectives, size):
+    rng = np.random.default_rng(seed)
+    reference, front = np.ones(num_objectives), rng.random((size, num_objectives))
+    learned = sorted(rng.choice(num_objectives, size=rng.integers(1, num_objectives + 1), replace=False))
+    known = rng.random((1, num_objectives))
+    queries = np.stack([rng.random(num_objectives), rng.uniform(0.05, 0.3, num_objectives)], axis=1).reshape(1, -1)
+    found = expected_gain(
+        front, reference, known=known, queries=queries, learned={int(axis): _Normal(axis) for axis in learned}
+    )
+    points = np.repeat(known, 4000, axis=0)
+    for axis in learned:
+        points[:, axis] = rng.normal(queries[0, 2 * axis], queries[0, 2 * axis + 1], 4000)
+    before = hypervolume(front, reference)
+    gains = [hypervolume(np.vstack([front, point]), reference) - before for point in points[:600]]
+    error = np.std(gains) / math.sqrt(len(gains))
+    assert found[0] == pytest.approx(np.mean(gains), abs=5 * error + 1e-4)
+
+
+def test_with_everything_known_the_gain_is_exact_and_what_is_ruled_out_gains_nothing():
+    front, reference = np.array([[0.2, 0.8], [0.6, 0.3]]), np.ones(2)
+    known = np.array([[0.4, 0.4], [0.7, 0.9], [np.inf, np.inf], [0.1, 0.1]])
+    found = expected_gain(front, reference, known=known, queries=np.zeros((4, 0)), learned={})
+    before = hypervolume(front, reference)
+    exact = [hypervolume(np.vstack([front, point]), reference) - before for point in known[[0, 1, 3]]]
+    assert found == pytest.approx([exact[0], 0.0, 0.0, exact[2]])
