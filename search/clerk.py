@@ -21,6 +21,8 @@ class Standing:
     started_at: float
     curve: list[tuple[float, float]] = field(default_factory=list)
     """(fidelity, quality) of its last stage."""
+    curve_seconds: list[float] = field(default_factory=list)
+    """Training seconds of that stage at each point of the curve."""
     seconds: dict[int, float] = field(default_factory=dict)
     """Training seconds by stage."""
 
@@ -34,6 +36,12 @@ class Standing:
         self.seconds[progress.stage] = progress.seconds
         if progress.quality is not None and progress.final:
             self.curve.append((progress.fidelity, progress.quality))
+            self.curve_seconds.append(progress.seconds)
+
+    def begin_again(self) -> None:
+        """Its worker died: the last stage reports from its start."""
+        self.curve.clear()
+        self.curve_seconds.clear()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +85,7 @@ class Clerk:
             "error": error,
             "fidelity": fidelity,
             "curve": tuple(standing.curve),
+            "curve_seconds": tuple(standing.curve_seconds),
             "train_seconds": standing.spent,
         }
         return self._write([self._record(proposal, standing, proposal.variants[0], found)])
@@ -151,6 +160,7 @@ class Clerk:
 def _of_result(result: Result, variant: Measured) -> dict[str, Any]:
     return _quality(variant) | {
         "curve": result.curve,
+        "curve_seconds": result.curve_seconds,
         "train_seconds": result.train_seconds,
         "prefix_seconds_saved": max(0.0, result.train_seconds - result.spent_seconds),
         "overhead_seconds": result.overhead_seconds,

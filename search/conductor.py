@@ -97,7 +97,7 @@ class Conductor:
             versions=setup.versions,
             clock=clock,
         )
-        self._tally = Tally(ledger, setup.goals, baseline=setup.baseline, costs_of=self._costs_of)
+        self._tally = Tally(ledger, setup.goals, costs=setup.costs, baseline=setup.baseline)
         self._began = clock()
         self._waiting = ledger.unfinished()
         self._running: dict[int, Proposal] = {}
@@ -194,7 +194,7 @@ class Conductor:
         """Whether a plan goes on after a report; where not, that is recorded."""
         proposal, standing = self._running[number], self._standing[number]
         standing.hear(progress)
-        self._tally.hear(number, standing.curve, seconds=standing.spent)
+        self._tally.hear(proposal, standing)
         self._listener.progressed(proposal, progress)
         if reason := self._limits.time_is_up(self.spent):
             self._end(proposal, "stopped", reason, fidelity=progress.fidelity)
@@ -204,28 +204,17 @@ class Conductor:
         # Of the first of a strategy nothing says yet how its curve goes on: rationales, for one, pay late.
         if self._tally.is_first_of_strategy(proposal):
             return True
-        if self._scheduler.goes_on(number, self._tally.curves, self._tally.costs):
+        if not self._scheduler.is_due(standing.curve) or self._scheduler.goes_on(number, self._tally.race):
             return True
-        reason = "others are better at this share of training for no higher cost"
-        self._end(proposal, "stopped", reason, fidelity=progress.fidelity)
+        self._end(proposal, "stopped", self._scheduler.reason, fidelity=progress.fidelity)
         return False
 
     def restarted(self, number: int) -> None:
         """A plan's worker died; the new one reports again from the start of the stage that was under way."""
-        standing = self._standing[number]
-        standing.curve.clear()
-        self._tally.hear(number, standing.curve, seconds=standing.spent)
-        self._listener.said(f"{self._running[number].trial_id}: its worker died; a new one goes on")
-
-    def _costs_of(self, proposal: Proposal) -> tuple[float, ...]:
-        """Known costs of a plan on every target, at its first precision: precisions rank shapes alike."""
-        shape, precision = proposal.draw.plan.shape, self._setup.precisions[0]
-        found = [
-            self._setup.costs[(shape, precision, target)].get(name)
-            for name, target in self._setup.goals.axes
-            if target is not None
-        ]
-        return tuple(0.0 if value is None else float(value) for value in found)
+        proposal, standing = self._running[number], self._standing[number]
+        standing.begin_again()
+        self._tally.hear(proposal, standing)
+        self._listener.said(f"{proposal.trial_id}: its worker died; a new one goes on")
 
     # Coming to an end --------------------------------------------------------------------------------------------
 

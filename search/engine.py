@@ -28,7 +28,7 @@ from search.records import Record
 from search.run import Run
 from search.run_folder import RunFolder
 from search.sampler import make_sampler
-from search.scheduler import ParetoHalving
+from search.scheduler import make_scheduler
 from search.seats import NAMESPACE, SeatPool, Switchboard
 from search.select import NoChoice
 from search.spec import Spec
@@ -168,7 +168,7 @@ class _Session:
             setup,
             ledger=ledger,
             sampler=sampler,
-            scheduler=ParetoHalving(),
+            scheduler=make_scheduler(self._spec.search.scheduler),
             missing=_missing_parts(prepared.context),
             listener=self._listener,
         )

@@ -64,6 +64,8 @@ class Record:
     """Train metric minus validation metric, before deployment."""
     curve: Curve = ()
     """Of the plan's last stage."""
+    curve_seconds: Sequence[float] = ()
+    """Training seconds of that stage at each point of the curve; empty where they are not known."""
     notes: Mapping[str, float] = field(default_factory=dict)
     """What the plan's stages had to say of themselves, such as the share of pseudo-labels that was kept; in a
     simulation also what its table has under names of its own."""
@@ -85,7 +87,7 @@ class Record:
         return None if found is None else float(found)
 
 
-_JSON = ("params", "curve", "notes", "versions")
+_JSON = ("params", "curve", "curve_seconds", "notes", "versions")
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -117,6 +119,7 @@ def from_row(row: Mapping[str, Any], metric: str) -> Record:
         if name in values:
             values[name] = json.loads(values[name])
     values["curve"] = tuple((float(f), float(q)) for f, q in values["curve"])
+    values["curve_seconds"] = tuple(map(float, values.get("curve_seconds", ())))
     values["predictions"] = tuple(values.get("predictions") or ())
     return Record(**values)
 

@@ -1,51 +1,147 @@
-"""Which plans to stop early: those that others beat in quality at no higher cost, at the same share of training.
+"""Which plans to stop early. A decision is a pure function of the race, and one rule judges who comes early and late.
 
-Successive halving with ranks by non-domination, asynchronous [Schmucker2021]. Serving costs are known, so only quality
-is compared half-way. A decision is a pure function of the curves; a plan on the front of its rung always goes on, and
-one that comes late is judged by the same rule as one that came early.
+Serving costs are known before training, so that what is asked half-way is of quality alone: can it still become what
+no complete variant beats, at one of the costs that the plan will have?
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.pareto import domination_ranks
+from search.race import Growing, Race, value_at
 from search.records import Curve
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReachesFront:
+    """At each rung a plan goes on if it may end on the front of the complete variants, or is among the best so far.
+
+    It may end on the front if none of the complete variants is as good, at no higher cost, as the best that can be
+    hoped for it: quality U at the known costs of one of its variants. With the k complete plans of its strategy, or
+    where those are too few of all, whose quality was nearest to its own at this share, and their gains g from there on,
+
+        U = its quality + max(0, largest g + standard deviation of g / √k).
+
+    A plan that is like these peers gains more than the largest of k gains with probability 1 / (k + 1) [Vovk2005]; the
+    last term is for few peers, and for noise. A learned cost that grows with training is hoped for alike: what it has
+    come to, times the smallest factor that it grew by with these peers, less the same term; one that shows at the end
+    alone is hoped to be the smallest of all. Stops what is not expected to get on, as [Domhan2015] do for one
+    objective, with peers' curves in the place of a model of curves.
+
+    Among the best so far are the front of all that have been at this share, finished or not, by quality now, known
+    costs and learned costs so far; and the best tenth of the plans that are nearest in costs.
+    """
+
+    reason: ClassVar[str] = "at its costs it is not expected to reach the front"
+    rungs: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """Shares of the last stage; before the first one no plan is stopped (grace period)."""
+    num_peers: int = 8
+    """k."""
+    min_peers: int = 4
+    """Nothing is decided before so many complete plans have been at the rung."""
+    stratum: float = 0.25
+    """Share of the plans that count as near in costs."""
+    best: float = 0.1
+    """Share of the stratum that goes on."""
+
+    def is_due(self, curve: Curve) -> bool:
+        """Whether a plan is to be judged after the last point of its curve."""
+        return _rung_reached(curve, self.rungs) is not None
+
+    def goes_on(self, number: int, race: Race) -> bool:
+        """Whether plan ``number`` goes on after the last point of its curve."""
+        if not self.is_due(race.curves[number]):
+            return True
+        fidelity, quality = race.curves[number][-1]
+        if not math.isfinite(quality):
+            return False
+        places = race.places(fidelity)
+        peers = self._peers_of(number, race, places)
+        if len(peers) < self.min_peers:
+            return True
+        gains = {other: race.ends[other] - places[other][0] for other in peers}
+        return self._may_reach(number, race, gains) or self._is_among_the_best(number, places)
+
+    def _peers_of(self, number: int, race: Race, places: Mapping[int, Sequence[float]]) -> list[int]:
+        """The complete plans that are most like it, and all that are as near as the last of them."""
+        strategy, quality = race.strategies.get(number), race.curves[number][-1][1]
+        apart = {
+            other: (race.strategies.get(other) != strategy, abs(places[other][0] - quality))
+            for other, end in race.ends.items()
+            if other in places and math.isfinite(end)
+        }
+        nearest = sorted(apart.values())[: self.num_peers]
+        return sorted(other for other, distance in apart.items() if distance <= nearest[-1])
+
+    def _may_reach(self, number: int, race: Race, gains: Mapping[int, float]) -> bool:
+        """``gains``: of the peers."""
+        fidelity, quality = race.curves[number][-1]
+        best = quality + max(0.0, _largest(gains.values()))
+        costs = _least_learned(number, race, list(gains), fidelity=fidelity)
+        return best >= race.floor and any(
+            not race.is_reached(variant.target, quality=best, costs=(*variant.costs, *costs))
+            for variant in race.variants[number]
+        )
+
+    def _is_among_the_best(self, number: int, places: Mapping[int, Sequence[float]]) -> bool:
+        numbers = list(places)
+        table = np.array([places[other] for other in numbers])
+        quality, costs = table[:, 0], table[:, 1:]
+        own = numbers.index(number)
+        better = quality > quality[own]
+        ahead = (better | (quality == quality[own])) & (costs <= costs[own]).all(axis=1)
+        if not (ahead & (better | (costs < costs[own]).any(axis=1))).any():
+            return True
+        near = self._stratum_of(own, costs)
+        return bool(better[near].sum() < self.best * near.sum())
+
+    def _stratum_of(self, own: int, costs: Numbers) -> NDArray[np.bool_]:
+        """The plans whose ranks by each cost are nearest to its own, and all that are as near as the last of them."""
+        ordered = np.sort(costs, axis=0)
+        ranks = [
+            np.searchsorted(column, of_all) + np.searchsorted(column, of_all, side="right")
+            for column, of_all in zip(ordered.T, costs.T, strict=True)
+        ]
+        apart = np.max([np.abs(rank - rank[own]) for rank in ranks], axis=0, initial=0)
+        size = max(self.min_peers, int(self.stratum * len(costs)))
+        return np.asarray(apart <= np.partition(apart, size - 1)[size - 1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoHalving:
-    """At each rung a plan goes on if it is on the front of its rung or among the best 1/``reduction_factor``."""
+    """At each rung a plan goes on if it is on the front of its rung or among the best 1/``reduction_factor``.
 
+    Asynchronous successive halving with ranks by non-domination [Schmucker2021] of quality and costs.
+    """
+
+    reason: ClassVar[str] = "others are better at this share of training for no higher cost"
     rungs: tuple[float, ...] = (0.3, 0.6)
     """Shares of the last stage; before the first one no plan is stopped (grace period)."""
     reduction_factor: float = 2.0
     min_peers: int = 4
     """A rung decides nothing before this many plans have reached it."""
 
-    def goes_on(self, number: int, curves: Mapping[int, Curve], costs: Mapping[int, Sequence[float]]) -> bool:
-        """Whether plan ``number`` goes on after the last point of its curve.
+    def is_due(self, curve: Curve) -> bool:
+        """Whether a plan is to be judged after the last point of its curve."""
+        return _rung_reached(curve, self.rungs) is not None
 
-        ``curves`` holds every plan's curve, finished or not, more is better; ``costs`` its known costs, minimised.
-        """
-        rung = self._just_reached(curves[number])
+    def goes_on(self, number: int, race: Race) -> bool:
+        """Whether plan ``number`` goes on after the last point of its curve."""
+        rung = _rung_reached(race.curves[number], self.rungs)
         if rung is None:
             return True
-        at_rung = {other: value for other, curve in curves.items() if (value := _value_at(curve, rung)) is not None}
-        if len(at_rung) < self.min_peers:
+        places = {other: race.place(other, at) for other, curve in race.curves.items() if (at := _first(curve, rung))}
+        if len(places) < self.min_peers:
             return True
-        return self._among_the_best(number, at_rung, costs)
-
-    def _just_reached(self, curve: Curve) -> float | None:
-        fidelity = curve[-1][0]
-        before = curve[-2][0] if len(curve) > 1 else 0.0
-        reached = [rung for rung in self.rungs if before < rung <= fidelity]
-        return reached[-1] if reached and fidelity < 1.0 else None
-
-    def _among_the_best(self, number: int, at_rung: Mapping[int, float], costs: Mapping[int, Sequence[float]]) -> bool:
-        numbers = sorted(at_rung)
-        ranks = domination_ranks(np.array([[-at_rung[n], *costs[n]] for n in numbers]))
+        numbers = sorted(places)
+        ranks = domination_ranks(np.array([[-places[other][0], *places[other][1:]] for other in numbers]))
         own = int(ranks[numbers.index(number)])
         ahead = int(np.sum(ranks < own))
         return own == 0 or ahead < len(numbers) / self.reduction_factor
@@ -55,13 +151,62 @@ class ParetoHalving:
 class NeverStop:
     """Lets every plan finish."""
 
-    def goes_on(self, number: int, curves: Mapping[int, Curve], costs: Mapping[int, Sequence[float]]) -> bool:  # noqa: ARG002
+    reason: ClassVar[str] = ""
+
+    def is_due(self, curve: Curve) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
+    def goes_on(self, number: int, race: Race) -> bool:  # noqa: ARG002
         """Always."""
         return True
 
 
-Scheduler = ParetoHalving | NeverStop
+Scheduler = ReachesFront | ParetoHalving | NeverStop
 
 
-def _value_at(curve: Curve, rung: float) -> float | None:
-    return next((quality for fidelity, quality in curve if fidelity >= rung), None)
+def make_scheduler(name: str) -> Scheduler:
+    """The scheduler called ``name``: ``known_cost``, ``pareto_halving`` or ``none``."""
+    if name == "known_cost":
+        return ReachesFront()
+    return ParetoHalving() if name == "pareto_halving" else NeverStop()
+
+
+def _rung_reached(curve: Curve, rungs: Sequence[float]) -> float | None:
+    """The last of the rungs that the last report has reached and the one before had not."""
+    fidelity = curve[-1][0]
+    before = curve[-2][0] if len(curve) > 1 else 0.0
+    reached = [rung for rung in rungs if before < rung <= fidelity]
+    return reached[-1] if reached and fidelity < 1.0 else None
+
+
+def _first(curve: Curve, rung: float) -> float | None:
+    """Where a curve first is at the rung or past it."""
+    return next((fidelity for fidelity, _ in curve if fidelity >= rung), None)
+
+
+def _largest(values: Iterable[float]) -> float:
+    """What a further value like these hardly exceeds."""
+    ordered = sorted(values)
+    spread = float(np.std(ordered, ddof=1)) if len(ordered) > 1 else 0.0
+    return ordered[-1] + spread / math.sqrt(len(ordered))
+
+
+def _least_learned(number: int, race: Race, peers: Sequence[int], *, fidelity: float) -> list[float]:
+    """The least that each learned cost of a plan is thought to come to."""
+    found = []
+    for index, cost in enumerate(race.learned.get(number, ())):
+        if cost is None:
+            found.append(race.least_learned(index))
+            continue
+        own = cost.curve[-1][1]
+        shrinkage = [-factor for peer in peers if (factor := _growth(race.learned[peer][index], fidelity))]
+        found.append(cost.before + own * max(1.0, -_largest(shrinkage) if shrinkage else 1.0))
+    return found
+
+
+def _growth(cost: Growing | None, fidelity: float) -> float | None:
+    """The factor by which the cost of the last stage grew from there to its end."""
+    if cost is None or not (there := value_at(cost.curve, fidelity)):
+        return None
+    return cost.curve[-1][1] / there

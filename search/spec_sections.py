@@ -174,6 +174,8 @@ class SearchSpec(Section):
     """Rows of one optimiser step over all workers together."""
     sampler: Literal["known_cost", "tpe", "nsga2", "random"] = "tpe"
     """Who proposes plans."""
+    scheduler: Literal["known_cost", "pareto_halving", "none"] = "known_cost"
+    """Who stops plans early: those that are not expected to reach the front, the worse half at each rung, or none."""
     seed: int = Field(default=0, ge=0)
     """Of everything random: the same seed, data and spec, the same search."""
 

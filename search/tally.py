@@ -3,36 +3,31 @@
 Nothing here is new: a tally that is made of a ledger equals one that was there when the ledger was written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from search.budget import seconds_spent
-from search.goals import Goals, baseline_quality
+from search.clerk import Standing
+from search.goals import CostTable, Goals, baseline_quality
 from search.history import History, Outcome
 from search.memory_ledger import MemoryLedger, Proposal
-from search.records import Curve
-
-Costs = tuple[float, ...]
+from search.race import Race, Standings
 
 
 class Tally:
-    """Outcomes, curves, known costs and seconds of a search's plans."""
+    """Outcomes, seconds and the race of a search's plans."""
 
-    def __init__(
-        self, ledger: MemoryLedger, goals: Goals, *, baseline: str, costs_of: Callable[[Proposal], Costs]
-    ) -> None:
+    def __init__(self, ledger: MemoryLedger, goals: Goals, *, costs: CostTable, baseline: str) -> None:
         """``baseline``: fingerprint of the plan that constraints are relative to."""
-        self._ledger, self._goals, self._costs_of = ledger, goals, costs_of
+        self._ledger, self._goals = ledger, goals
         self._baseline_plan = baseline
         self._baseline = baseline_quality(ledger.records, baseline)
-        self._curves: dict[int, Curve] = {}
-        self._costs: dict[int, Costs] = {}
+        self._standings = Standings(goals, costs)
         self._first: dict[str, int] = {}
         self._recorded: dict[int, float] = {}
         self._live: dict[int, float] = {}
         self._recorded_total = self._live_total = 0.0
         for proposal in ledger.proposals:
             self.propose(proposal)
-            self._set_curve(proposal.number, ())
         self._look_back()
         for number in dict.fromkeys(record.number for record in ledger.records):
             self._count(number)
@@ -43,14 +38,9 @@ class Tally:
         return self._history.outcomes
 
     @property
-    def curves(self) -> Mapping[int, Curve]:
-        """Of every plan that has reported: quality so that more is better."""
-        return self._curves
-
-    @property
-    def costs(self) -> Mapping[int, Costs]:
-        """Known costs of every plan."""
-        return self._costs
+    def race(self) -> Race:
+        """Every plan that has reported, and what came of those that are finished."""
+        return self._standings.race
 
     @property
     def seconds(self) -> float:
@@ -63,14 +53,13 @@ class Tally:
 
     def propose(self, proposal: Proposal) -> None:
         """A proposal is in the ledger. They come by number."""
-        self._costs[proposal.number] = self._costs_of(proposal)
         self._first.setdefault(proposal.draw.strategy, proposal.number)
 
-    def hear(self, number: int, curve: Curve, *, seconds: float) -> None:
-        """A plan under way has reported this much so far, after so many seconds of training."""
-        self._live_total += seconds - self._live.get(number, 0.0)
-        self._live[number] = seconds
-        self._set_curve(number, curve)
+    def hear(self, proposal: Proposal, standing: Standing) -> None:
+        """A plan under way has reported this much so far."""
+        self._live_total += standing.spent - self._live.get(proposal.number, 0.0)
+        self._live[proposal.number] = standing.spent
+        self._standings.hear(proposal, standing)
 
     def settle(self, proposal: Proposal) -> None:
         """A plan that is under way no more has come to its end, and its records are in the ledger."""
@@ -87,15 +76,7 @@ class Tally:
         self._live_total -= self._live.pop(number, 0.0)
         if not self._live:
             self._live_total = 0.0  # whatever rounding has left
-        self._set_curve(number, ())
-
-    def _set_curve(self, number: int, live: Curve) -> None:
-        curve = live or next((r.curve for r in reversed(self._ledger.records_of(number)) if r.curve), ())
-        if curve:
-            gain = self._goals.columns[self._goals.metric].gain
-            self._curves[number] = [(fidelity, gain(value)) for fidelity, value in curve]
-        else:
-            self._curves.pop(number, None)
+        self._standings.forget(number)
 
     def _count(self, number: int) -> None:
         seconds = seconds_spent(self._ledger.records_of(number))
@@ -109,4 +90,6 @@ class Tally:
                 self._remember(proposal)
 
     def _remember(self, proposal: Proposal) -> None:
-        self._history.add(proposal, self._ledger.records_of(proposal.number), baseline=self._baseline)
+        records = self._ledger.records_of(proposal.number)
+        self._history.add(proposal, records, baseline=self._baseline)
+        self._standings.settle(proposal, records, baseline=self._baseline)

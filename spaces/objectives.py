@@ -30,6 +30,9 @@ class Objective:
     by_factor: bool = True
     """Whether it is above zero always, so that its logarithm tells how far two values are apart."""
 
+    grows: bool = False
+    """Whether it is the time of training, and so rises with it."""
+
     def gain(self, value: float) -> float:
         """``value`` so that more is better: itself, or its negative where less is."""
         return value if self.direction == "max" else -value
@@ -59,7 +62,9 @@ OBJECTIVES: dict[str, Objective] = {
         Objective(name="size_mb", direction="min", unit="MB", known=True, summary="size on disk, 10⁶ bytes"),
         Objective(name="memory_mb", direction="min", unit="MB", known=True, summary="memory of the serving process"),
         Objective(name="energy_j", direction="min", unit="J", known=True, summary="energy of one request, estimated"),
-        Objective(name="train_seconds", direction="min", unit="s", known=False, summary="training, as if alone"),
+        Objective(
+            name="train_seconds", direction="min", unit="s", known=False, summary="training, as if alone", grows=True
+        ),
         Objective(name="train_memory_mb", direction="min", unit="MB", known=False, summary="peak memory of training"),
         Objective(
             name="forgetting",

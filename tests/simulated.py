@@ -18,7 +18,7 @@ from search.budget import Limits
 from search.conductor import Conductor, Setup
 from search.goals import Goals
 from search.ledger import Ledger
-from search.scheduler import ParetoHalving
+from search.scheduler import ReachesFront
 from search.simulation.clock import Workers
 from spaces.canonical import canonical_json
 from spaces.choosers import RandomChooser
@@ -99,6 +99,11 @@ def curve(plan):
     return tuple((epoch / epochs, _quality(plan) * epoch / epochs) for epoch in range(1, epochs + 1))
 
 
+def _pauses(plan):
+    """Seconds of each epoch of the last stage."""
+    return [10 + 20 * _chance(plan.fingerprint, epoch) for epoch in range(1, len(curve(plan)) + 1)]
+
+
 @dataclass(frozen=True)
 class Faults:
     """What goes wrong, by proposal number."""
@@ -115,8 +120,7 @@ def carry_out(world, proposal, faults):
     for stage, prefix in enumerate(missing):
         final = prefix == plan
         seconds = 0.0
-        for epoch, (_, quality) in enumerate(curve(prefix), 1):
-            pause = 10 + 20 * _chance(prefix.fingerprint, epoch)
+        for epoch, ((_, quality), pause) in enumerate(zip(curve(prefix), _pauses(prefix), strict=True), 1):
             seconds += pause
             progress = Progress(
                 stage=stage,
@@ -152,6 +156,7 @@ def _result(world, proposal, spent, faults):
     return Result(
         variants=tuple(variants),
         curve=world.artifacts[plan.fingerprint][1],
+        curve_seconds=tuple(itertools.accumulate(_pauses(plan))),
         train_seconds=alone,
         spent_seconds=spent,
         train_memory_mb=500.0,
@@ -214,7 +219,7 @@ class Case:
     device_hours: float | None = None
     seats: int = 1
     sampler: object = history_sampler
-    scheduler: object = field(default_factory=ParetoHalving)
+    scheduler: object = field(default_factory=ReachesFront)
     goals: Goals = GOALS
     faults: Faults = Faults()
     opening: tuple = tuple(opening(SPACE))

@@ -32,7 +32,7 @@ from simulated import (
 
 from search.conductor import DONE, WAIT
 from search.sampler import TpeSampler
-from search.scheduler import NeverStop
+from search.scheduler import NeverStop, ParetoHalving, ReachesFront
 from spaces.choosers import FixedChooser
 from spaces.draw import Draw, draw, opening, restrict, shapes
 from spaces.methods.finetune import baseline
@@ -58,19 +58,24 @@ def test_the_budget_is_met_exactly(seats, trials):
     check_whole(run_search(case), case)
 
 
-def test_some_plans_are_stopped_early_and_have_one_row_each():
-    world = run_search(Case(trials=24))
+@pytest.mark.parametrize("scheduler", [ReachesFront(), ParetoHalving()])
+def test_some_plans_are_stopped_early_and_have_one_row_each(scheduler):
+    world = run_search(Case(trials=24, scheduler=scheduler))
     stopped = [record for record in ledger_of(world).records if record.status == "stopped"]
     assert stopped
     for record in stopped:
         assert 0 < record.fidelity < 1
         assert record.quality is None
         assert record.curve
-        assert "others are better" in record.error
+        assert len(record.curve_seconds) == len(record.curve)
+        assert record.error == scheduler.reason
 
 
-class _StopsAll:
-    def goes_on(self, number, curves, costs):  # noqa: ARG002
+class _StopsAll(NeverStop):
+    def is_due(self, curve):  # noqa: ARG002
+        return True
+
+    def goes_on(self, number, race):  # noqa: ARG002
         return False
 
 
@@ -280,7 +285,7 @@ def test_a_restarted_worker_is_judged_from_its_new_reports():
     conductor.restarted(number)
     assert any("its worker died" in event[1] for event in ears.heard if event[0] == "said")
     assert conductor.goes_on(number, report)
-    assert len(conductor._tally.curves[number]) == 1
+    assert len(conductor._tally.race.curves[number]) == 1
 
 
 # What goes wrong ------------------------------------------------------------------------------------------------------

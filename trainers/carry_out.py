@@ -68,11 +68,11 @@ def _measure(
     asked = kind_of(context).load(model.folder, context).to(pick_device())
     spent = sum(_seconds(prefix, context) for prefix in trained)
     history = model.about["history"]
+    measured = [entry for entry in history if entry["quality"] is not None]
     return Result(
         variants=variants,
-        curve=tuple(
-            (entry["epoch"] / len(history), entry["quality"]) for entry in history if entry["quality"] is not None
-        ),
+        curve=tuple((entry["epoch"] / len(history), entry["quality"]) for entry in measured),
+        curve_seconds=tuple(entry["seconds"] for entry in measured),
         train_seconds=plan_seconds(plan, context.store),
         spent_seconds=spent,
         train_memory_mb=plan_memory_mb(plan, context.store),

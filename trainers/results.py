@@ -38,5 +38,7 @@ class Result:
     overhead_seconds: float
     """Of everything else: loading, deploying, evaluating, waiting for decisions."""
     host: str
+    curve_seconds: tuple[float, ...] = ()
+    """Training seconds of the last stage at each point of the curve."""
     notes: Mapping[str, float] = field(default_factory=dict)
     """What the plan's stages had to say of themselves, by name."""

@@ -61,6 +61,12 @@ class Training:
         return tuple((step / self.steps[-1], quality) for step, quality in points if math.isfinite(quality))
 
     @property
+    def curve_costs(self) -> tuple[float, ...]:
+        """What was spent at each point of the curve."""
+        points = zip(self.costs, self.qualities, strict=True)
+        return tuple(cost for cost, quality in points if math.isfinite(quality))
+
+    @property
     def cost(self) -> float:
         """Of the whole training, as if alone."""
         return self.costs[-1] + sum(self.parts.values())

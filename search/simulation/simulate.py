@@ -35,6 +35,7 @@ def goals_of(table: Table) -> Goals:
             known=name in problem.known_costs,
             summary="a column of the table",
             by_factor=bool(least > 0),
+            grows=name == problem.train_cost,
         )
         for name, least in zip(problem.objectives, lowest, strict=True)
     }

@@ -69,6 +69,7 @@ def _result(training: Training, *, spent: float) -> Result:
     return Result(
         variants=tuple(variants),
         curve=training.curve,
+        curve_seconds=training.curve_costs,
         train_seconds=training.cost,
         spent_seconds=spent,
         train_memory_mb=math.nan,
