@@ -14,6 +14,7 @@ from search.budget import Limits
 from search.cluster import Layout, lay_out, ray_running, versions
 from search.conductor import Conductor, Listener, Setup
 from search.export import write_best
+from search.foreknown import CostTableForeknown, SharesLeft, work_of
 from search.ledger import Ledger
 from search.lock import locked
 from search.prepare import (
@@ -158,18 +159,25 @@ class _Session:
             max_seats=layout.seats,
             earlier_minutes=self._folder.earlier_minutes(),
         )
+        parts, latency_s = _Parts(prepared.context), full_precision_latency_s(rows)
         sampler = make_sampler(
             self._spec.search.sampler,
             draw=partial(draw, space),
-            directions=prepared.goals.directions,
+            goals=prepared.goals,
             seed=space.seed,
+            foreknown=CostTableForeknown(
+                prepared.goals,
+                setup.costs,
+                prepared.precisions,
+                share_left=SharesLeft(parts.is_there, partial(work_of, latency=latency_s)),
+            ),
         )
         conductor = Conductor(
             setup,
             ledger=ledger,
             sampler=sampler,
             scheduler=make_scheduler(self._spec.search.scheduler),
-            missing=_missing_parts(prepared.context),
+            missing=parts.missing,
             listener=self._listener,
         )
         conductor.rule_out(shapes(prepared.space))
@@ -227,16 +235,26 @@ class _Session:
         self._storage.write_json("confirmation.json", found)
 
 
-def _missing_parts(context: Context) -> Callable[[Plan], set[str]]:
-    """Which parts of a plan still have to be trained. What is there stays there: it is looked for once."""
-    store, there = context.store, set[str]()
+class _Parts:
+    """Which parts of plans are trained. What is there stays there: it is looked for once."""
 
-    def missing(plan: Plan) -> set[str]:
-        parts = {prefix.fingerprint for prefix in plan.trained_prefixes()}
-        there.update(part for part in parts - there if store.has(part))
-        return parts - there
+    def __init__(self, context: Context) -> None:
+        self._store, self._there = context.store, set[str]()
 
-    return missing
+    def missing(self, plan: Plan) -> set[str]:
+        """Those of ``plan`` that still have to be trained."""
+        return {part.fingerprint for part in plan.trained_prefixes() if not self.is_there(part.fingerprint)}
+
+    def is_there(self, fingerprint: str) -> bool:
+        """Whether the artifact of a part is."""
+        if fingerprint not in self._there and self._store.has(fingerprint):
+            self._there.add(fingerprint)
+        return fingerprint in self._there
+
+
+def full_precision_latency_s(rows: Sequence[CostRow]) -> dict[Shape, float]:
+    """Of a request, by shape, on this machine."""
+    return {row.shape: row.latency_ms / 1e3 for row in rows if row.precision == "fp32" and not row.estimated}
 
 
 def probe_apart(shape: Shape, precision: Any, context: Context, *, reference: Shape, sequence_length: int) -> CostRow:

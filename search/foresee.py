@@ -1,22 +1,20 @@
 """What a search would do, before it does it: trains nothing, measures serving costs only."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search.cluster import lay_out, ray_running
-from search.engine import export_shapes, probe_apart
+from search.engine import export_shapes, full_precision_latency_s, probe_apart
+from search.foreknown import work_of
 from search.prepare import feasible_space, first_draws, known_costs, measure_costs, prepare
 from search.spec import Spec
 from search.students import names_of
 from search.words import say_students
 from spaces.draw import Draw
-from spaces.plan import Plan
-from spaces.shape import Shape
 from spaces.space import Space
-from spaces.stages import Training
 from trainers.cost import CostRow
 from trainers.storage import Storage
 
@@ -108,24 +106,16 @@ def _minutes(spec: Spec, draws: Sequence[Draw], rows: Sequence[CostRow], *, exam
     """The opening's training time, each shared part once, carried over to all plans; what is shared stays shared."""
     if spec.budget.trials is None:
         return None
-    latency_s = {row.shape: row.latency_ms / 1e3 for row in rows if row.precision == "fp32" and not row.estimated}
+    latency_s = full_precision_latency_s(rows)
     own: dict[str, float] = {}
     shared: dict[str, float] = {}
     for draw in draws:
         *before, last = draw.plan.trained_prefixes()
-        shared |= {part.fingerprint: _seconds(part, latency_s, examples) for part in before}
-        own[last.fingerprint] = _seconds(last, latency_s, examples)
+        shared |= {part.fingerprint: work_of(part, latency_s) * examples for part in before}
+        own[last.fingerprint] = work_of(last, latency_s) * examples
     each = sum(own.values()) / len(own)
     rest = sum(seconds for name, seconds in shared.items() if name not in own)
     return (rest + each * spec.budget.trials) / seats / 60
-
-
-def _seconds(plan: Plan, latency_s: Mapping[Shape, float], examples: int) -> float:
-    """Of the plan's last stage: a training step counts as three forward passes of a request."""
-    reference = max(latency_s.values(), default=0.0)
-    stage = plan.stages[-1]
-    assert isinstance(stage, Training)
-    return 3 * latency_s.get(plan.shape, reference) * examples * stage.passes
 
 
 def _known(rows: list[CostRow]) -> list[CostRow]:

@@ -11,11 +11,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search.foreknown import question_of
+from search.goals import Goals
 from search.history import Outcome
+from search.known_cost.candidates import Settle
+from search.known_cost.foreknown import Foreknown
+from search.known_cost.sampler import KnownCostSampler
 from search.optuna_terms import Drawing, TrialChooser, frozen_trial
 from spaces.choosers import RandomChooser
 from spaces.draw import Draw
@@ -93,11 +100,29 @@ class RandomSampler:
         return None
 
 
-def make_sampler(name: str, *, draw: Drawing, directions: tuple[Direction, ...], seed: int) -> Propose:
-    """The sampler called ``name``: ``tpe`` or ``random``."""
+def make_sampler(
+    name: str,
+    *,
+    draw: Drawing,
+    goals: Goals,
+    seed: int,
+    foreknown: Foreknown,
+    reference: NDArray[np.float64] | None = None,
+    settle: Settle | None = None,
+) -> Propose:
+    """The sampler called ``name``: ``known_cost``, ``tpe`` or ``random``.
+
+    Args:
+        foreknown: what is known of plans; others than ``known_cost`` do not look at it.
+        reference: the corner from which hypervolume is counted, as minimised, where there is a fixed one.
+        settle: what becomes of candidates if they are proposed; None: what they are.
+    """
     if name == "random":
         return RandomSampler(draw=draw, seed=seed)
-    return TpeSampler(draw=draw, directions=directions, seed=seed)
+    if name == "tpe":
+        return TpeSampler(draw=draw, directions=goals.directions, seed=seed)
+    question = question_of(goals, reference=reference)
+    return KnownCostSampler(draw=draw, foreknown=foreknown, question=question, seed=seed, settle=settle or list)
 
 
 def _tpe(seed: int, *, startup: int) -> optuna.samplers.TPESampler:

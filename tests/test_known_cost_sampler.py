@@ -1,14 +1,15 @@
 """The known-cost sampler: a function of outcomes, seed and number that keeps to the space and beats what it should."""
 
-import math
 import random
 from functools import partial
 
 import numpy as np
 import pytest
 from ledgers import make_space
-from test_sampler import _DIRECTIONS, _layers, _outcomes, _quality, _random_draws, _tiny
+from test_sampler import _GOALS, _layers, _outcomes, _quality, _random_draws, _tiny
 
+from search.foreknown import CostTableForeknown, SharesLeft, question_of, work_of
+from search.goals import Goals
 from search.history import Outcome
 from search.known_cost.beliefs import Question
 from search.known_cost.sampler import KnownCostSampler
@@ -16,6 +17,7 @@ from search.pareto import hypervolume
 from search.sampler import RandomSampler
 from spaces.choosers import FixedChooser
 from spaces.draw import draw, opening
+from spaces.objectives import parse_constraint
 
 _QUESTION = Question(signs=np.array([-1.0, 1.0]), metric=0, reference=None)
 
@@ -162,6 +164,50 @@ def test_fewer_plans_reach_more_than_chance():
     assert np.mean(gains) > 0.03, gains
 
 
-def test_directions_are_those_of_the_other_samplers():
-    assert [-1.0 if direction == "max" else 1.0 for direction in _DIRECTIONS] == list(_QUESTION.signs)
-    assert math.isnan(_Layers().values(_random_draws(make_space(), 1))[0, 0, 0])
+def test_the_question_is_that_of_the_goals():
+    found = question_of(_GOALS)
+    assert (list(found.signs), found.metric, found.reference) == ([-1.0, 1.0], 0, None)
+
+
+# What is known beforehand ---------------------------------------------------------------------------------------------
+
+
+def test_known_costs_are_those_of_the_table_and_what_breaks_a_constraint_is_ruled_out():
+    goals = Goals(
+        metric="accuracy",
+        objectives=("accuracy", "latency_ms"),
+        constraints=(parse_constraint("size_mb <= 40"),),
+        targets=("cpu", "phone"),
+    )
+    full, student = (
+        next(found for found in opening(make_space()) if found.strategy == name) for name in ("full", "dft")
+    )
+    costs = {
+        (full.plan.shape, "fp32", "cpu"): {"latency_ms": 6.0, "size_mb": 90.0},
+        (full.plan.shape, "fp32", "phone"): {"latency_ms": 9.0, "size_mb": 90.0},
+        (full.plan.shape, "int8", "cpu"): {"latency_ms": 3.0, "size_mb": 30.0},
+        (full.plan.shape, "int8", "phone"): {"latency_ms": 4.0, "size_mb": 30.0},
+        (student.plan.shape, "fp32", "cpu"): {"latency_ms": 1.0, "size_mb": 20.0},
+    }
+    known = CostTableForeknown(goals, costs, ("fp32", "int8"), share_left=lambda _: 0.5)
+    values = known.values([full, student])
+    assert values.shape == (2, 2, 3)
+    assert values[0, 1] == pytest.approx([np.nan, 3.0, 4.0], nan_ok=True)
+    assert np.isinf(values[0, 0]).all() and np.isinf(values[1]).all()
+    assert known.values([]).shape == (0, 2, 3)
+    assert list(known.share_left([full])) == [0.5]
+
+
+def test_the_share_that_is_left_counts_what_is_there():
+    taught = next(found for found in opening(make_space()) if found.strategy == "finetune_then_distill")
+    *beginnings, end = taught.plan.trained_prefixes()
+    assert beginnings and end == taught.plan
+
+    def work(plan):
+        return work_of(plan, {plan.shape: 1.0})
+
+    first, rest = work(beginnings[0]), work(end)
+    assert SharesLeft(lambda _: False, work)(taught) == 1.0
+    assert SharesLeft(lambda _: True, work)(taught) == pytest.approx(rest / (first + rest))
+    # An epoch is three forward passes of each row.
+    assert first == 3 * beginnings[0].stages[-1].optimisation.epochs

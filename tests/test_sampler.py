@@ -10,17 +10,20 @@ import optuna
 import pytest
 from ledgers import make_space
 
+from search.foreknown import CostTableForeknown
+from search.goals import Goals
 from search.history import Outcome
 from search.pareto import hypervolume
 from search.sampler import RandomSampler, TpeSampler, make_sampler
 from spaces.catalogue import PARAMETERS
 from spaces.choosers import FixedChooser, RandomChooser
-from spaces.draw import Draw, draw, opening
+from spaces.draw import Draw, draw, opening, shapes
 from spaces.methods.finetune import baseline
 from spaces.ranges import Range
 from spaces.stages import Optimisation
 
-_DIRECTIONS = ("max", "min")
+_GOALS = Goals(metric="accuracy", objectives=("accuracy", "latency_ms"))
+_DIRECTIONS = _GOALS.directions
 
 
 def _random_draws(space, count, seed=0):
@@ -59,9 +62,19 @@ def _outcomes(draws, *, failed=()):
     ]
 
 
-@pytest.fixture(params=["tpe", "random"])
+def _make(name, space, *, seed):
+    costs = {
+        (shape, precision, "cpu"): {"latency_ms": (shape.num_layers or 6) * factor}
+        for shape in shapes(space)
+        for precision, factor in (("fp32", 1.0), ("int8", 0.4))
+    }
+    foreknown = CostTableForeknown(_GOALS, costs, ("fp32", "int8"), share_left=lambda _: 1.0)
+    return make_sampler(name, draw=partial(draw, space), goals=_GOALS, seed=seed, foreknown=foreknown)
+
+
+@pytest.fixture(params=["known_cost", "tpe", "random"])
 def sampler(request):
-    return make_sampler(request.param, draw=partial(draw, make_space()), directions=_DIRECTIONS, seed=3)
+    return _make(request.param, make_space(), seed=3)
 
 
 @pytest.mark.parametrize("count", [0, 3, 12])
@@ -115,9 +128,9 @@ def _tiny(epochs=2):
     )
 
 
-@pytest.mark.parametrize("name", ["tpe", "random"])
+@pytest.mark.parametrize("name", ["known_cost", "tpe", "random"])
 def test_a_finite_space_is_tried_whole_and_then_over(name):
-    sampler = make_sampler(name, draw=partial(draw, _tiny()), directions=_DIRECTIONS, seed=0)
+    sampler = _make(name, _tiny(), seed=0)
     had = []
     while (found := sampler(_outcomes(had), [], len(had))) is not None:
         had.append(found)
@@ -127,8 +140,8 @@ def test_a_finite_space_is_tried_whole_and_then_over(name):
 def test_plans_under_way_are_not_proposed_again():
     space = _tiny()
     every = _random_draws(space, 8)
-    for name in ("tpe", "random"):
-        sampler = make_sampler(name, draw=partial(draw, space), directions=_DIRECTIONS, seed=0)
+    for name in ("known_cost", "tpe", "random"):
+        sampler = _make(name, space, seed=0)
         assert sampler([], every[:7], 7).plan == every[7].plan
         assert sampler(_outcomes(every[:4]), every[4:], 8) is None
 
@@ -183,7 +196,7 @@ def test_a_plan_from_outside_the_space_is_passed_over():
 
 def _reached(name, seed, trials):
     space = replace(make_space(seed), strategies=("full", "lora", "small_finetune", "dft", "distill_then_finetune"))
-    sampler = make_sampler(name, draw=partial(draw, space), directions=_DIRECTIONS, seed=seed)
+    sampler = _make(name, space, seed=seed)
     draws = list(opening(space))
     while len(draws) < trials:
         draws.append(sampler(_outcomes(draws), [], len(draws)))

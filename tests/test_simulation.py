@@ -25,10 +25,9 @@ def plain(tmp_path_factory):
 
 
 def _run(table, name="random", *, scheduler=None, workers=1, seed=0, **limits):
-    directions = goals_of(table).directions
     return simulate(
         table,
-        sampler=lambda _: make_sampler(name, draw=table.draw, directions=directions, seed=seed),
+        sampler=lambda _: make_sampler(name, draw=table.draw, goals=goals_of(table), seed=seed, foreknown=None),
         scheduler=scheduler or NeverStop(),
         workers=workers,
         limits=Limits(**(limits or {"trials": 100})),

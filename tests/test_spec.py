@@ -100,7 +100,7 @@ def test_examples_are_good_and_survive_a_round_trip(name: str, tmp_path: Path) -
         ("search.objectives", ["accuracy", "forgetting"], "name labelled ones in task.retain"),
         ("search.constraints", "forgetting <= 0.1", "'forgetting <= 0.1' is measured on rows of another kind"),
         ("search.constraints", ["macro_f1 > 0.5"], "is about another metric than the task's; constrain accuracy"),
-        ("search.sampler", "known_cost", "'known_cost' is not in this version; use tpe or random"),
+        ("search.sampler", "nsga2", "'nsga2' is not in this version; use known_cost, tpe or random"),
         ("search.seed", -1, "found -1; expected greater than or equal to 0"),
         ("search.sed", 1, "unknown key; did you mean 'seed'?"),
         ("search.lora_rank", [2, 8], "unknown key; move it to search.space.lora_rank"),

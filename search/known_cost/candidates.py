@@ -1,7 +1,8 @@
 """The plans that are weighed against each other: from the whole space, and around those that did best."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from search.optuna_terms import Drawing, settings_of
 from spaces.choosers import RandomChooser, Value
@@ -17,16 +18,28 @@ Candidates = dict[str, Draw]
 """By the fingerprint of their plan, each once."""
 
 
-def from_the_space(draw: Drawing, rng: random.Random, *, count: int) -> Candidates:
-    """At most ``count`` draws by chance."""
-    found = (draw(RandomChooser(rng)) for _ in range(count))
-    return {one.plan.fingerprint: one for one in found}
+Settle = Callable[[Sequence[Draw]], Sequence[Draw]]
+"""What becomes of each of some draws if it is proposed: itself, or the recorded training that answers it."""
 
 
-def around(draw: Drawing, parents: Sequence[Draw], rng: random.Random, *, count: int) -> Candidates:
-    """At most ``count`` draws near ``parents``, by turns: a mixture of kernels on what did best, as TPE's."""
-    found = (draw(_Near(settings_of(parents[turn % len(parents)]), rng)) for turn in range(count if parents else 0))
-    return {one.plan.fingerprint: one for one in found}
+@dataclass(frozen=True)
+class Source:
+    """Where candidates come from."""
+
+    draw: Drawing
+    settle: Settle
+
+    def whole_space(self, rng: random.Random, *, count: int) -> Candidates:
+        """At most ``count`` draws by chance."""
+        return self._settled([self.draw(RandomChooser(rng)) for _ in range(count)])
+
+    def around(self, parents: Sequence[Draw], rng: random.Random, *, count: int) -> Candidates:
+        """At most ``count`` draws near ``parents``, by turns: a mixture of kernels on what did best, as TPE's."""
+        turns = [parents[turn % len(parents)] for turn in range(count if parents else 0)]
+        return self._settled([self.draw(_Near(settings_of(parent), rng)) for parent in turns])
+
+    def _settled(self, draws: Sequence[Draw]) -> Candidates:
+        return {found.fingerprint: found for found in self.settle(draws)}
 
 
 class _Near:

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution
 
 from search.history import Outcome
 from search.known_cost.beliefs import Beliefs, Question
-from search.known_cost.candidates import Candidates, around, from_the_space
+from search.known_cost.candidates import Candidates, Settle, Source
 from search.known_cost.foreknown import Foreknown
 from search.known_cost.gaussian_process import Vector
 from search.known_cost.learner import Learner
@@ -47,10 +47,12 @@ class KnownCostSampler:
     foreknown: Foreknown
     question: Question
     seed: int
+    settle: Settle = list
     _pools: dict[int, Candidates] = field(default_factory=dict, init=False)
     _learner: Learner = field(init=False)
 
     def __post_init__(self) -> None:
+        self._source = Source(self.draw, self.settle)
         asked: dict[str, BaseDistribution] = {}
         rng = random.Random(self._chance("distributions"))
         drawn = []
@@ -59,15 +61,15 @@ class KnownCostSampler:
             drawn.append(self.draw(chooser))
             asked |= chooser.asked
         self._learner = Learner(Observer(asked, self.foreknown.variants))
-        values = self.foreknown.values(drawn)
+        values = self.foreknown.values(self.settle(drawn))
         self._learned = [axis for axis in range(values.shape[2]) if np.isnan(values[:, :, axis]).any()]
         self._known_worst = _worst(values)
 
     def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
         """The plan of proposal ``number``; None when the space has no more."""
         past = sorted(outcomes, key=lambda outcome: (outcome.finished_at, outcome.number, outcome.precision))
-        under_way = sorted(running, key=lambda found: found.plan.fingerprint)
-        had = {outcome.draw.plan.fingerprint for outcome in past} | {found.plan.fingerprint for found in running}
+        under_way = sorted(running, key=lambda found: found.fingerprint)
+        had = {outcome.draw.fingerprint for outcome in past} | {found.fingerprint for found in running}
         pool = _without(self._pool(number), had) or self._last_ones(had, number)
         if not pool:
             return None
@@ -88,11 +90,11 @@ class KnownCostSampler:
 
     def _best(self, pool: Candidates, had: set[str], beliefs: Beliefs, rng: random.Random) -> Draw:
         """The best of the pool, of the front's neighbours, and of the neighbours of the best of these."""
-        candidates = pool | _without(around(self.draw, beliefs.parents, rng, count=_NEAR), had)
+        candidates = pool | _without(self._source.around(beliefs.parents, rng, count=_NEAR), had)
         draws, scores = list(candidates.values()), beliefs.score(list(candidates.values()))
         for _ in range(_ROUNDS):
             best = [draws[index] for index in np.argsort(-scores, kind="stable")[:_BEST]]
-            more = _without(around(self.draw, best, rng, count=_NEIGHBOURS), had | candidates.keys())
+            more = _without(self._source.around(best, rng, count=_NEIGHBOURS), had | candidates.keys())
             candidates |= more
             draws, scores = [*draws, *more.values()], np.append(scores, beliefs.score(list(more.values())))
         return draws[int(np.argmax(scores))]
@@ -100,13 +102,13 @@ class KnownCostSampler:
     def _pool(self, number: int) -> Candidates:
         turn = number // _POOL_FOR
         if turn not in self._pools:
-            self._pools = {turn: from_the_space(self.draw, random.Random(self._chance("pool", turn)), count=_POOL)}
+            self._pools = {turn: self._source.whole_space(random.Random(self._chance("pool", turn)), count=_POOL)}
         return self._pools[turn]
 
     def _last_ones(self, had: set[str], number: int) -> Candidates:
         """What is left of a space that is all but tried."""
         rng = random.Random(self._chance("last", number))
-        return _without(from_the_space(self.draw, rng, count=_ALL), had)
+        return _without(self._source.whole_space(rng, count=_ALL), had)
 
     def _chance(self, *what: object) -> int:
         return int.from_bytes(hashlib.sha256(repr((self.seed, *what)).encode()).digest()[:6], "big")
