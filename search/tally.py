@@ -10,7 +10,8 @@ from search.clerk import Standing
 from search.goals import CostTable, Goals, baseline_quality
 from search.history import History, Outcome
 from search.memory_ledger import MemoryLedger, Proposal
-from search.race import Race, Standings
+from search.race import Race
+from search.standings import Standings
 
 
 class Tally:

@@ -11,7 +11,8 @@ from ledgers import make_record, make_space
 from search.clerk import Standing
 from search.goals import Goals
 from search.memory_ledger import Proposal
-from search.race import Growing, Point, Standings, Variant, value_at
+from search.race import Growing, Point, Variant, value_at
+from search.standings import Standings
 from spaces.draw import opening
 from spaces.objectives import parse_constraint
 
