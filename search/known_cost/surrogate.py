@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
-from sklearn.preprocessing import PowerTransformer
 
 from search.known_cost.features import Matrix
 from search.known_cost.gaussian_process import Hyperparameters, Posterior, Vector
@@ -25,6 +24,8 @@ class Warp:
     """A monotone map that makes values look normal [Yeo2000]; straight on beyond the values that it was made from."""
 
     def __init__(self, values: Vector) -> None:
+        from sklearn.preprocessing import PowerTransformer  # Takes a second, and --help should not.
+
         self._knots = np.unique(values)
         centre, spread = values.mean(), values.std() or 1.0
         power = PowerTransformer()
