@@ -5,10 +5,13 @@ from typing import cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from spaces.choosers import Chooser, FixedChooser, Value
 from spaces.draw import Draw
+
+DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 Drawing = Callable[[Chooser], Draw]
 """A space to draw from: asks the chooser for what the plan needs, and nothing else."""

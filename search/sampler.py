@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.foreknown import question_of
@@ -23,14 +22,13 @@ from search.history import Outcome
 from search.known_cost.candidates import Settle
 from search.known_cost.foreknown import Foreknown
 from search.known_cost.sampler import KnownCostSampler
-from search.optuna_terms import Drawing, TrialChooser, frozen_trial
+from search.optuna_terms import DIRECTIONS, Drawing, TrialChooser, frozen_trial
 from spaces.choosers import RandomChooser
 from spaces.draw import Draw
 from spaces.objectives import Direction
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-_DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 _ATTEMPTS = 25
 """Guided draws that meet only plans which were had, before chance takes over."""
 _RANDOM_ATTEMPTS = 5_000
@@ -58,7 +56,7 @@ class TpeSampler:
         variants = max(1, len({outcome.precision for outcome in outcomes}))
         for attempt in range(_ATTEMPTS):
             sampler = _tpe(_seed(self.seed, number, attempt), startup=_STARTUP * variants)
-            study = optuna.create_study(directions=[_DIRECTIONS[d] for d in self.directions], sampler=sampler)
+            study = optuna.create_study(directions=[DIRECTIONS[d] for d in self.directions], sampler=sampler)
             study.add_trials(past)
             found = self.draw(TrialChooser(study.ask()))
             if found.plan.fingerprint not in known:

@@ -2,15 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
+from optuna.trial import TrialState
 from tables import CURVES, PLAIN, curve_columns, plain_columns, write_problem
 
 from search.budget import Limits
-from search.sampler import make_sampler
+from search.pareto import hypervolume
 from search.scheduler import NeverStop, ParetoHalving
 from search.simulation.problem import load_problem
+from search.simulation.recorded import ONLY
+from search.simulation.samplers import SAMPLERS
 from search.simulation.simulate import goals_of, simulate
 from search.simulation.table import read_table
+from search.simulation.trace import Yardstick, trace
+from search.simulation.workers import Recordings
+from search.spec_errors import SpecError
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +34,8 @@ def plain(tmp_path_factory):
 def _run(table, name="random", *, scheduler=None, workers=1, seed=0, **limits):
     return simulate(
         table,
-        sampler=lambda _: make_sampler(name, draw=table.draw, goals=goals_of(table), seed=seed, foreknown=None),
+        sampler=SAMPLERS[name],
+        seed=seed,
         scheduler=scheduler or NeverStop(),
         workers=workers,
         limits=Limits(**(limits or {"trials": 100})),
@@ -127,16 +135,113 @@ def test_a_variant_without_a_result_is_a_failed_record(tmp_path):
     assert list(found.values()).count("complete") == 3
 
 
-@pytest.mark.parametrize("name", ["random", "tpe"])
-@pytest.mark.parametrize("workers", [1, 4])
-def test_the_same_seed_gives_the_same_search(plain, name, workers):
-    one, same, other = (_run(plain, name, workers=workers, seed=seed, trials=15).records for seed in (0, 0, 1))
+# Samplers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "gp"])  # seconds, and not ours
+def test_the_same_seed_gives_the_same_search(plain, name):
+    one, same, other = (_run(plain, name, workers=3, seed=seed, trials=14).records for seed in (0, 0, 1))
     assert one == same
     assert one != other
 
 
-def test_tpe_learns_from_the_table(plain):
-    """It trains the best half of the depths and rates more often than chance does."""
-    found = [_run(plain, "tpe", seed=seed, trials=25).records for seed in range(3)]
-    middle = [0.002 < record.params["rate"] < 0.05 for records in found for record in records]
-    assert sum(middle) / len(middle) > 3 / 5
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_takes_conditions_variants_and_trainings_that_were_stopped(curves, name):
+    found = _run(curves, name, workers=2, scheduler=ParetoHalving())
+    assert found.num_trials == 12
+
+
+@pytest.mark.parametrize("name", ["tpe", "optuna_default", "known_cost"])
+def test_samplers_learn_from_the_table(plain, name):
+    """Eight of forty trainings are on the front; chance finds five of them in 25 trials."""
+    found = [_run(plain, name, seed=seed, trials=25).records for seed in range(3)]
+    assert np.mean([sum(record.params["rate"] == 0.01 for record in records) for records in found]) > 5.9
+
+
+def test_a_study_is_told_what_answered(plain):
+    """Every complete trial of the study is a training of the table, with its values; generations are kept."""
+    made = []
+    simulate(
+        plain,
+        sampler=lambda given: made.append(SAMPLERS["nsga2"](given)) or made[0],
+        seed=0,
+        scheduler=NeverStop(),
+        workers=1,
+        limits=Limits(trials=20),
+    )
+    complete = [trial for trial in made[0]._study.trials if trial.state == TrialState.COMPLETE]
+    recorded = [(dict(t.params), [t.variants[ONLY].quality, t.variants[ONLY].known["size"]]) for t in plain.trainings]
+    assert len(complete) == 19
+    assert all((trial.params, trial.values) in recorded for trial in complete)
+    assert {trial.system_attrs["NSGAIISampler:generation"] for trial in complete} == {0}
+
+
+def test_what_is_there_of_a_training_need_not_be_spent(curves):
+    recordings = Recordings(curves)
+    assert [recordings.share_left(number) for number in (0, 1)] == [1.0, 1.0]
+    recordings._there.add("teacher=long")
+    assert [recordings.share_left(number) for number in (0, 1)] == [1.0, pytest.approx(60 / 156)]
+
+
+# What it came to ------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_of_the_whole_table_reaches_all_of_it(curves, plain):
+    for table, cost in ((plain, 40.0), (curves, sum(t.costs[-1] for t in curves.trainings) + 96.0)):
+        found = trace(_run(table, workers=3), Yardstick(table))
+        assert found.share[-1] == pytest.approx(1.0)
+        assert found.cost == pytest.approx(cost)
+        assert found.spent[-1] <= cost + 1e-9
+        assert found.stopped_cost == 0
+        assert found.num_trials == len(table.trainings)
+
+
+def test_volume_against_cost_is_that_of_the_records_so_far(curves):
+    """With one worker, what was spent is the time; the volume is computed anew from all records until then."""
+    simulated, yardstick = _run(curves, seed=3), Yardstick(curves)
+    found = trace(simulated, yardstick)
+    for spent, share in zip(found.spent, found.share, strict=True):
+        before = [record for record in simulated.records if record.finished_at <= spent + 1e-9]
+        points = np.array([[-r.quality, r.notes["size"], r.notes["seconds"]] for r in before])
+        assert share * yardstick.whole == pytest.approx(hypervolume(points, yardstick.reference))
+    assert list(found.share) == sorted(set(found.share))
+    assert found.saved_cost == pytest.approx(7 * 96.0)
+
+
+def test_what_several_workers_spent_is_added_up(plain):
+    one, four = (trace(_run(plain, workers=workers), Yardstick(plain)) for workers in (1, 4))
+    assert (one.makespan, four.makespan) == (40.0, 10.0)
+    assert one.cost == four.cost == 40.0
+    assert all(spent % 4 == 0 for spent in four.spent)
+
+
+def test_costs_are_told_apart_by_what_came_of_them(tmp_path):
+    """Three trainings, one after another: beaten, failed, on the front."""
+    columns = {
+        "depth": [1, 2, 3],
+        "rate": [0.1, 0.1, 0.1],
+        "accuracy": [0.5, None, 0.6],
+        "size": [2.0, 2.0, 1.0],
+        "seconds": [5.0, 7.0, 11.0],
+    }
+    path = write_problem(tmp_path, PLAIN, columns, train_cost="seconds", reference={"accuracy": 0, "size": 3})
+    table = read_table(load_problem(path))
+    found = trace(_run(table), Yardstick(table))
+    assert (found.cost, found.beaten_cost, found.stopped_cost) == (23.0, 5.0, 7.0)
+    assert found.share[-1] == 1.0
+    assert Yardstick(table).whole == pytest.approx(0.6 * 2.0)
+    assert found.cost_to(0.5 / 1.2) in found.spent
+    assert found.cost_to(1.0) == found.spent[-1]
+    assert found.cost_to(1.01) == math.inf
+    assert (found.share_at(0.0), found.share_at(1e9)) == (0.0, 1.0)
+
+
+def test_the_reference_is_a_tenth_beyond_the_worst(plain):
+    """Accuracy is maximised, size is not: 0.511 less a tenth of it, and 80 more a tenth of it."""
+    assert Yardstick(plain).reference == pytest.approx([-0.9 * 0.51, 88.0])
+
+
+def test_a_reference_that_nothing_lies_within_is_refused(tmp_path):
+    table = read_table(load_problem(write_problem(tmp_path, reference={"accuracy": 2, "size": 9})))
+    with pytest.raises(SpecError, match="reference: no training that has a result lies within it"):
+        trace(_run(table), Yardstick(table))

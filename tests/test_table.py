@@ -38,7 +38,9 @@ def test_draws_ask_for_what_is_read_and_stay_within_the_table(table):
 
 def test_a_training_is_answered_by_itself(table):
     for recorded in table.recorded:
-        assert Answers(table).take(recorded) is recorded
+        answers = Answers(table)
+        assert answers.take(recorded) is recorded
+        assert answers.take(recorded) is not recorded
         assert table.draw(FixedChooser(recorded.params)).params == recorded.params
 
 
@@ -67,7 +69,7 @@ def test_the_nearest_that_is_left_answers(table, seed, taken, times):
     assert answers.num_left == len(left)
     (asked,) = _drawn(table, 1, seed)
     distances = {n: _squared(table, asked.params, table.trainings[n].params) for n in left}
-    for found in answers.find([asked] * times):
+    for found in answers.settle([asked] * times):
         assert distances[found.plan.shape] == pytest.approx(min(distances.values()), abs=1e-5)
 
 
@@ -78,14 +80,14 @@ def test_what_was_taken_answers_no_more_until_nothing_is_left(table):
     assert found[:3] == [0, 2, 4]
     assert answers.num_left == 0
     with pytest.raises(LookupError, match="every row"):
-        answers.find([_asked(strategy="full", rate=0.001)])
-    assert answers.find([table.recorded[0]]) == [table.recorded[0]]
+        answers.settle([_asked(strategy="full", rate=0.001)])
+    assert answers.settle([table.recorded[0]]) == [table.recorded[0]]
 
 
 def test_an_inactive_parameter_counts_by_the_category_that_opens_it(table):
     # Five doublings of the rate, of eleven, are less than another strategy, whatever the rank.
-    assert Answers(table).find([_asked(strategy="full", rate=0.032)])[0].plan.shape in (4, 6)
-    near, far = (Answers(table).find([_asked(strategy="lora", rate=0.002, rank=rank)])[0] for rank in (5, 15))
+    assert Answers(table).settle([_asked(strategy="full", rate=0.032)])[0].plan.shape in (4, 6)
+    near, far = (Answers(table).settle([_asked(strategy="lora", rate=0.002, rank=rank)])[0] for rank in (5, 15))
     assert near.plan.shape == 1
     assert far.plan.shape == 7  # (6/11)² + (4/10)²; the fifth and the ninth are at .49
 
@@ -102,5 +104,5 @@ def test_two_trainings_with_the_same_parameters_have_their_own_names(tmp_path):
 def test_many_at_once_are_answered_as_one_by_one(table):
     answers, asked = Answers(table), _drawn(table, 300)
     answers.take(table.recorded[3])
-    many = answers.find(asked)
-    assert [found.plan.shape for found in many] == [answers.find([one])[0].plan.shape for one in asked]
+    many = answers.settle(asked)
+    assert many == [answers.settle([one])[0] for one in asked]

@@ -65,12 +65,15 @@ class Nearest:
         self._penalties = np.zeros(self.num_left)
         self._factors = self._row_factors()
 
+    def is_left(self, row: int) -> bool:
+        """Whether the row was not taken."""
+        return not self._penalties[row]
+
     def take(self, row: int) -> None:
-        """The row is had: it answers no more."""
-        if not self._penalties[row]:
-            self._penalties[row] = _TAKEN
-            self._factors[-1, row] += _TAKEN
-            self.num_left -= 1
+        """The row, which is left, answers no more."""
+        self._penalties[row] = _TAKEN
+        self._factors[-1, row] += _TAKEN
+        self.num_left -= 1
 
     def find(self, params: Sequence[Mapping[str, Value]]) -> NDArray[np.int64]:
         """The row that answers each of q proposals, each asked for by itself; the first of rows that are equally near.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from search.budget import Limits
 from search.conductor import Conductor, Setup
-from search.goals import Goals
+from search.goals import CostTable, Goals
 from search.history import Outcome
 from search.memory_ledger import MemoryLedger, Proposal
 from search.records import Record
@@ -40,6 +40,32 @@ def goals_of(table: Table) -> Goals:
         for name, least in zip(problem.objectives, lowest, strict=True)
     }
     return Goals(metric=problem.quality.column, objectives=problem.objectives, targets=(TARGET,), columns=columns)
+
+
+def costs_of(table: Table) -> CostTable:
+    """What ``table`` says of each training before it is trained, under the training's number."""
+    return {
+        (number, name, TARGET): variant.known
+        for number, training in enumerate(table.trainings)
+        for name, variant in training.variants.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a sampler is made with."""
+
+    table: Table
+    answers: Answers
+    """Its trainings that are still to be had."""
+    recordings: Recordings
+    """Its shared beginnings that are there."""
+    goals: Goals
+    costs: CostTable
+    seed: int
+
+
+Maker = Callable[[Given], Propose]
 
 
 @dataclass
@@ -76,20 +102,22 @@ class Simulated:
 def simulate(
     table: Table,
     *,
-    sampler: Callable[[Answers], Propose],
+    sampler: Maker,
+    seed: int,
     scheduler: Scheduler,
     workers: int,
     limits: Limits,
 ) -> Simulated:
     """Search ``table`` with so many virtual workers until ``limits`` or its last training.
 
-    A device hour is 3,600 of the table's unit of cost. ``sampler`` is made of the trainings that are still to be had.
+    A device hour is 3,600 of the table's unit of cost.
     """
     began, clock, ledger, recordings = time.perf_counter(), Clock(), MemoryLedger(), Recordings(table)
-    answers = Answers(table)
-    answered = AnsweredSampler(sampler(answers), answers)
+    goals, costs, answers = goals_of(table), costs_of(table), Answers(table)
+    given = Given(table=table, answers=answers, recordings=recordings, goals=goals, costs=costs, seed=seed)
+    answered = AnsweredSampler(sampler(given), answers)
     conductor = Conductor(
-        _setup(table, workers=workers, limits=limits),
+        _setup(given, workers=workers, limits=limits),
         ledger=ledger,
         sampler=answered,
         scheduler=scheduler,
@@ -106,18 +134,14 @@ def simulate(
     )
 
 
-def _setup(table: Table, *, workers: int, limits: Limits) -> Setup:
+def _setup(given: Given, *, workers: int, limits: Limits) -> Setup:
     return Setup(
-        goals=goals_of(table),
-        costs={
-            (number, name, TARGET): variant.known
-            for number, training in enumerate(table.trainings)
-            for name, variant in training.variants.items()
-        },
+        goals=given.goals,
+        costs=given.costs,
         estimated=frozenset(),
         opening=(),
         baseline="",
-        precisions=table.variants,
+        precisions=given.table.variants,
         limits=limits,
         max_seats=workers,
     )

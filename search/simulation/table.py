@@ -117,18 +117,20 @@ class Answers:
         """Trainings that are still to be had."""
         return self._nearest.num_left
 
-    def find(self, draws: Sequence[Draw[TablePlan]]) -> list[Draw[TablePlan]]:
-        """What would answer each of ``draws`` if it were asked for alone; what was recorded answers for itself.
+    def settle(self, draws: Sequence[Draw[TablePlan]]) -> list[Draw[TablePlan]]:
+        """The training that would answer each draw, asked for alone; what was recorded answers for itself.
 
         Raises ``LookupError`` where none is left.
         """
-        asked = [draw for draw in draws if draw.plan.shape is None]
-        found = iter(self._nearest.find([draw.params for draw in asked]).tolist() if asked else ())
+        asked = [draw.params for draw in draws if draw.plan.shape is None]
+        found = iter(self._nearest.find(asked).tolist() if asked else ())
         return [self._table.recorded[next(found)] if draw.plan.shape is None else draw for draw in draws]
 
     def take(self, draw: Draw[TablePlan]) -> Draw[TablePlan]:
         """What answers ``draw``; it answers nothing else from now on. Raises ``LookupError`` where none is left."""
-        (number,) = self._nearest.find([draw.params]).tolist()
+        number = draw.plan.shape
+        if number is None or not self._nearest.is_left(number):
+            (number,) = self._nearest.find([draw.params]).tolist()
         self._nearest.take(number)
         return self._table.recorded[number]
 

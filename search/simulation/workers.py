@@ -22,6 +22,12 @@ class Recordings:
         """Beginnings of ``plan`` that still have to be trained. Its end is nobody else's: a training answers once."""
         return set(self._beginnings(plan))
 
+    def share_left(self, number: int) -> float:
+        """The share of a training's whole cost that is still to be spent; 1 for one that costs nothing."""
+        training = self._table.trainings[number]
+        there = sum(cost for part, cost in training.parts.items() if part in self._there)
+        return 1 - there / training.cost if training.cost else 1.0
+
     def carry_out(self, proposal: Proposal) -> Work:
         """One plan on a worker: its beginnings that are not there yet, then itself, with a report at each step."""
         training, beginnings = self._training(proposal.draw.plan), self._beginnings(proposal.draw.plan)
