@@ -5,18 +5,17 @@ no complete variant beats, at one of the costs that the plan will have?
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search.entries import Entry, Growing, Numbers, Places, value_at
 from search.pareto import domination_ranks
-from search.race import Growing, Race, value_at
+from search.race import Race
 from search.records import Curve
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,44 +56,43 @@ class ReachesFront:
 
     def goes_on(self, number: int, race: Race) -> bool:
         """Whether plan ``number`` goes on after the last point of its curve."""
-        if not self.is_due(race.curves[number]):
+        entry = race.entries[number]
+        if not self.is_due(entry.curve):
             return True
-        fidelity, quality = race.curves[number][-1]
+        fidelity, quality = entry.curve[-1]
         if not math.isfinite(quality):
             return False
         places = race.places(fidelity)
-        peers = self._peers_of(number, race, places)
+        peers = self._peers_of(entry, places)
         if len(peers) < self.min_peers:
             return True
-        gains = {other: race.ends[other] - places[other][0] for other in peers}
-        return self._may_reach(number, race, gains) or self._is_among_the_best(number, places)
+        gains = places.ends[peers] - places.qualities[peers]
+        return self._may_reach(entry, race, gains, places.numbers[peers]) or self._is_among_the_best(number, places)
 
-    def _peers_of(self, number: int, race: Race, places: Mapping[int, Sequence[float]]) -> list[int]:
-        """The complete plans that are most like it, and all that are as near as the last of them."""
-        strategy, quality = race.strategies.get(number), race.curves[number][-1][1]
-        apart = {
-            other: (race.strategies.get(other) != strategy, abs(places[other][0] - quality))
-            for other, end in race.ends.items()
-            if other in places and math.isfinite(end)
-        }
-        nearest = sorted(apart.values())[: self.num_peers]
-        return sorted(other for other, distance in apart.items() if distance <= nearest[-1])
+    def _peers_of(self, entry: Entry, places: Places) -> NDArray[np.int64]:
+        """Indices of the complete plans that are most like it, and of all that are as near as the last of them."""
+        complete = np.flatnonzero(np.isfinite(places.ends))
+        if len(complete) < self.min_peers:
+            return complete
+        apart = np.abs(places.qualities[complete] - entry.curve[-1][1])
+        other = places.strategies[complete] != entry.strategy
+        order = np.lexsort((apart, other))
+        last = order[min(self.num_peers, len(order)) - 1]
+        return complete[(other < other[last]) | ((other == other[last]) & (apart <= apart[last]))]
 
-    def _may_reach(self, number: int, race: Race, gains: Mapping[int, float]) -> bool:
+    def _may_reach(self, entry: Entry, race: Race, gains: Numbers, peers: NDArray[np.int64]) -> bool:
         """``gains``: of the peers."""
-        fidelity, quality = race.curves[number][-1]
-        best = quality + max(0.0, _largest(gains.values()))
-        costs = _least_learned(number, race, list(gains), fidelity=fidelity)
+        fidelity, quality = entry.curve[-1]
+        best = quality + max(0.0, _largest(gains))
+        costs = _least_learned(entry, race, peers, fidelity=fidelity)
         return best >= race.floor and any(
             not race.is_reached(variant.target, quality=best, costs=(*variant.costs, *costs))
-            for variant in race.variants[number]
+            for variant in entry.variants
         )
 
-    def _is_among_the_best(self, number: int, places: Mapping[int, Sequence[float]]) -> bool:
-        numbers = list(places)
-        table = np.array([places[other] for other in numbers])
-        quality, costs = table[:, 0], table[:, 1:]
-        own = numbers.index(number)
+    def _is_among_the_best(self, number: int, places: Places) -> bool:
+        quality, costs = places.qualities, places.costs
+        own = int(np.flatnonzero(places.numbers == number)[0])
         better = quality > quality[own]
         ahead = (better | (quality == quality[own])) & (costs <= costs[own]).all(axis=1)
         if not (ahead & (better | (costs < costs[own]).any(axis=1))).any():
@@ -104,12 +102,10 @@ class ReachesFront:
 
     def _stratum_of(self, own: int, costs: Numbers) -> NDArray[np.bool_]:
         """The plans whose ranks by each cost are nearest to its own, and all that are as near as the last of them."""
-        ordered = np.sort(costs, axis=0)
-        ranks = [
-            np.searchsorted(column, of_all) + np.searchsorted(column, of_all, side="right")
-            for column, of_all in zip(ordered.T, costs.T, strict=True)
-        ]
-        apart = np.max([np.abs(rank - rank[own]) for rank in ranks], axis=0, initial=0)
+        apart = np.zeros(len(costs))
+        for column in costs.T:
+            ranks = _ranks(column)
+            apart = np.maximum(apart, np.abs(ranks - ranks[own]))
         size = max(self.min_peers, int(self.stratum * len(costs)))
         return np.asarray(apart <= np.partition(apart, size - 1)[size - 1])
 
@@ -134,12 +130,19 @@ class ParetoHalving:
 
     def goes_on(self, number: int, race: Race) -> bool:
         """Whether plan ``number`` goes on after the last point of its curve."""
-        rung = _rung_reached(race.curves[number], self.rungs)
+        rung = _rung_reached(race.entries[number].curve, self.rungs)
         if rung is None:
             return True
-        places = {other: race.place(other, at) for other, curve in race.curves.items() if (at := _first(curve, rung))}
-        if len(places) < self.min_peers:
+        reached = {other: _first(entry.curve, rung) for other, entry in race.entries.items()}
+        if sum(at is not None for at in reached.values()) < self.min_peers:
             return True
+        places = {
+            other: place
+            for other, at in reached.items()
+            if at is not None and (place := race.entries[other].at(at)) is not None
+        }
+        if number not in places:
+            return False
         numbers = sorted(places)
         ranks = domination_ranks(np.array([[-places[other][0], *places[other][1:]] for other in numbers]))
         own = int(ranks[numbers.index(number)])
@@ -185,23 +188,31 @@ def _first(curve: Curve, rung: float) -> float | None:
     return next((fidelity for fidelity, _ in curve if fidelity >= rung), None)
 
 
-def _largest(values: Iterable[float]) -> float:
+def _ranks(values: Numbers) -> NDArray[np.int64]:
+    """Twice the mean rank of each value."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.int64] = (2 * np.cumsum(counts) - counts)[index]
+    return ranks
+
+
+def _largest(values: Numbers) -> float:
     """What a further value like these hardly exceeds."""
-    ordered = sorted(values)
+    ordered = np.sort(values)
     spread = float(np.std(ordered, ddof=1)) if len(ordered) > 1 else 0.0
-    return ordered[-1] + spread / math.sqrt(len(ordered))
+    return float(ordered[-1]) + spread / math.sqrt(len(ordered))
 
 
-def _least_learned(number: int, race: Race, peers: Sequence[int], *, fidelity: float) -> list[float]:
+def _least_learned(entry: Entry, race: Race, peers: Iterable[int], *, fidelity: float) -> list[float]:
     """The least that each learned cost of a plan is thought to come to."""
     found = []
-    for index, cost in enumerate(race.learned.get(number, ())):
+    for index, cost in enumerate(entry.learned):
         if cost is None:
-            found.append(race.least_learned(index))
+            found.append(race.least(index - len(entry.learned)))
             continue
-        own = cost.curve[-1][1]
-        shrinkage = [-factor for peer in peers if (factor := _growth(race.learned[peer][index], fidelity))]
-        found.append(cost.before + own * max(1.0, -_largest(shrinkage) if shrinkage else 1.0))
+        growth = (_growth(race.entries[peer].learned[index], fidelity) for peer in peers)
+        factors = np.array([factor for factor in growth if factor is not None])
+        factor = -_largest(-factors) if len(factors) else 1.0
+        found.append(cost.before + cost.curve[-1][1] * max(1.0, factor))
     return found
 
 

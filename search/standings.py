@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from search.clerk import Standing
+from search.entries import Entry, Growing, Variant
 from search.goals import CostTable, Goals
 from search.memory_ledger import Proposal
-from search.race import Growing, Point, Race, Variant
+from search.race import Point, Race
 from search.records import Curve, Record
+from search.tracks import Tracks
 
 _STANDARD_ERRORS = 1.96
 """From a measured quality to the end of its 95 % interval."""
@@ -20,54 +22,45 @@ class Standings:
 
     def __init__(self, goals: Goals, costs: CostTable) -> None:
         self._teller = _Teller(goals=goals, costs=costs)
-        self._told: dict[int, tuple[Curve, list[Growing | None]]] = {}
-        self._variants: dict[int, list[Variant]] = {}
-        self._strategies: dict[int, str] = {}
-        self._ends: dict[int, float] = {}
-        self._points: dict[int, list[Point]] = {}
-        self._floor = -math.inf
+        self._entries: dict[int, Entry] = {}
+        self._tracks = Tracks()
+        self.measure_by(None)
 
     @property
     def race(self) -> Race:
-        """As it is now."""
-        return Race(
-            curves={number: curve for number, (curve, _) in self._told.items()},
-            learned={number: learned for number, (_, learned) in self._told.items()},
-            variants=self._variants,
-            strategies=self._strategies,
-            ends=self._ends,
-            points=[point for points in self._points.values() for point in points],
-            floor=self._floor,
-        )
+        """As it is now; it changes with the next report."""
+        return Race(entries=self._entries, points=self._front, floor=self._floor, tracks=self._tracks)
+
+    def measure_by(self, baseline: float | None) -> None:
+        """Constraints are relative to this from now on. Plans that were settled are to be settled once more."""
+        self._baseline, self._floor = baseline, self._teller.floor(baseline)
+        self._front: list[Point] = []
 
     def hear(self, proposal: Proposal, standing: Standing) -> None:
         """A plan under way has reported this much so far."""
-        self._tell(proposal, self._teller.of_standing(standing) if standing.curve else None)
+        self._tracks.remove(proposal.number)
+        if standing.curve:
+            self._entries[proposal.number] = self._teller.of_standing(proposal, standing)
+        else:
+            self._entries.pop(proposal.number, None)
 
     def forget(self, number: int) -> None:
         """A plan is under way no more."""
-        self._told.pop(number, None)
+        self._entries.pop(number, None)
 
-    def settle(self, proposal: Proposal, records: Sequence[Record], *, baseline: float | None) -> None:
-        """A plan has all of its records. Once more, when the baseline has come to be known."""
-        number, teller = proposal.number, self._teller
-        complete = [record for record in records if record.status == "complete"]
-        self._tell(proposal, teller.of_record(records[0]) if records[0].curve else None)
-        if complete:
-            self._ends[number] = max(map(teller.quality, complete))
-        feasible = (record for record in complete if teller.goals.feasible(record, baseline=baseline))
-        self._points[number] = [point for record in feasible if (point := teller.point(record)) is not None]
-        self._floor = teller.floor(baseline)
+    def settle(self, proposal: Proposal, records: Sequence[Record]) -> None:
+        """A plan has all of its records."""
+        if records[0].curve:
+            self._entries[proposal.number] = entry = self._teller.of_records(proposal, records)
+            self._tracks.add(proposal.number, entry)
+        for record in records:
+            is_there = record.status == "complete" and self._teller.goals.feasible(record, baseline=self._baseline)
+            if is_there and (point := self._teller.point(record)) is not None:
+                self._join(point)
 
-    def _tell(self, proposal: Proposal, told: tuple[Curve, list[Growing | None]] | None) -> None:
-        number = proposal.number
-        if told is None:
-            self._told.pop(number, None)
-            return
-        self._told[number] = told
-        if number not in self._variants:
-            self._variants[number] = self._teller.variants(proposal)
-            self._strategies[number] = proposal.draw.strategy
+    def _join(self, point: Point) -> None:
+        if not any(other.beats(point) for other in self._front):
+            self._front = [other for other in self._front if not point.beats(other)] + [point]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,22 +70,17 @@ class _Teller:
     goals: Goals
     costs: CostTable
 
-    def variants(self, proposal: Proposal) -> list[Variant]:
-        shape = proposal.draw.plan.shape
-        return [
-            Variant(target=target, costs=self._known(self.costs[(shape, precision, target)].get, target))
-            for precision, target in proposal.variants
-        ]
+    def of_records(self, proposal: Proposal, records: Sequence[Record]) -> Entry:
+        """A plan that has come to an end."""
+        first, complete = records[0], [record for record in records if record.status == "complete"]
+        total = first.train_seconds or 0.0
+        seconds = first.curve_seconds or [fidelity * total for fidelity, _ in first.curve]
+        end = max(map(self.quality, complete), default=math.nan)
+        return self._entry(proposal, first.curve, seconds, total=total, end=end)
 
-    def of_record(self, record: Record) -> tuple[Curve, list[Growing | None]]:
-        """Curve and learned costs of a plan that has come to an end."""
-        total = record.train_seconds or 0.0
-        seconds = record.curve_seconds or [fidelity * total for fidelity, _ in record.curve]
-        return self._told(record.curve, seconds, total=total)
-
-    def of_standing(self, standing: Standing) -> tuple[Curve, list[Growing | None]]:
-        """Curve and learned costs of a plan under way. Stages that it found done count as nothing."""
-        return self._told(standing.curve, standing.curve_seconds, total=standing.spent)
+    def of_standing(self, proposal: Proposal, standing: Standing) -> Entry:
+        """A plan under way. Stages that it found done count as nothing."""
+        return self._entry(proposal, standing.curve, standing.curve_seconds, total=standing.spent, end=math.nan)
 
     def quality(self, record: Record) -> float:
         return self._score(math.nan if record.quality is None else record.quality)
@@ -116,11 +104,27 @@ class _Teller:
         ]
         return max((self._score(limit) for limit in limits if limit is not None), default=-math.inf)
 
-    def _told(self, curve: Curve, seconds: Sequence[float], *, total: float) -> tuple[Curve, list[Growing | None]]:
-        told = [(fidelity, self._score(value)) for fidelity, value in curve]
+    def _entry(self, proposal: Proposal, curve: Curve, seconds: Sequence[float], *, total: float, end: float) -> Entry:
         grown = [(fidelity, spent) for (fidelity, _), spent in zip(curve, seconds, strict=True)]
         growing = Growing(before=max(0.0, total - seconds[-1]), curve=grown)
-        return told, [growing if self.goals.columns[name].grows else None for name in self._learned]
+        variants = self._variants(proposal)
+        first = {variant.target: variant.costs for variant in reversed(variants)}
+        nowhere = (math.inf,) * len(variants[0].costs)
+        return Entry(
+            curve=[(fidelity, self._score(value)) for fidelity, value in curve],
+            strategy=proposal.draw.strategy,
+            variants=variants,
+            known=tuple(cost for target in self.goals.targets for cost in first.get(target, nowhere)),
+            learned=[growing if self.goals.columns[name].grows else None for name in self._learned],
+            end=end,
+        )
+
+    def _variants(self, proposal: Proposal) -> list[Variant]:
+        shape = proposal.draw.plan.shape
+        return [
+            Variant(target=target, costs=self._known(self.costs[(shape, precision, target)].get, target))
+            for precision, target in proposal.variants
+        ]
 
     def _at_least(self, record: Record) -> float:
         quality = self.quality(record)

@@ -86,6 +86,7 @@ class Tally:
 
     def _look_back(self) -> None:
         self._history = History(self._goals)
+        self._standings.measure_by(self._baseline)
         for proposal in self._ledger.proposals:
             if self._ledger.is_finished(proposal):
                 self._remember(proposal)
@@ -93,4 +94,4 @@ class Tally:
     def _remember(self, proposal: Proposal) -> None:
         records = self._ledger.records_of(proposal.number)
         self._history.add(proposal, records, baseline=self._baseline)
-        self._standings.settle(proposal, records, baseline=self._baseline)
+        self._standings.settle(proposal, records)

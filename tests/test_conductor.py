@@ -285,7 +285,7 @@ def test_a_restarted_worker_is_judged_from_its_new_reports():
     conductor.restarted(number)
     assert any("its worker died" in event[1] for event in ears.heard if event[0] == "said")
     assert conductor.goes_on(number, report)
-    assert len(conductor._tally.race.curves[number]) == 1
+    assert len(conductor._tally.race.entries[number].curve) == 1
 
 
 # What goes wrong ------------------------------------------------------------------------------------------------------

@@ -232,7 +232,8 @@ def test_a_tally_that_was_there_equals_one_that_is_made_afterwards(ends, rng, te
 def _by_number(race):
     """What does not depend on the order in which plans ended."""
     points = sorted(race.points, key=lambda point: (point.quality, point.costs))
-    return replace(race, points=points)
+    entries = {number: repr(entry) for number, entry in race.entries.items()}
+    return entries, points, race.floor, sorted(race.places(0.5).numbers)
 
 
 def _ended(proposal, status, **changes):

@@ -6,19 +6,28 @@ import math
 import random
 import statistics
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.race import Growing, Point, Race, Variant
+from search.entries import Entry, Growing, Variant
+from search.race import Point, Race
 from search.scheduler import NeverStop, ParetoHalving, ReachesFront, make_scheduler
+from search.tracks import Tracks
 
 _FIDELITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def _race(curves, costs, **more):
+def _entry(curve, *costs, target="cpu", **more):
+    """A plan with a variant for each cost."""
+    variants = [Variant(target=target, costs=(cost,)) for cost in costs]
+    return Entry(curve=curve, variants=variants, known=costs[:1], **more)
+
+
+def _race(curves, costs):
     """Plans of one variant each."""
-    return Race(curves=curves, variants={n: (Variant(target="cpu", costs=costs[n]),) for n in curves}, **more)
+    return Race(entries={number: _entry(curve, *costs[number]) for number, curve in curves.items()})
 
 
 @st.composite
@@ -183,125 +192,100 @@ def _point(quality, *costs, target="cpu"):
     return Point(target=target, quality=quality, costs=costs)
 
 
-def _field(gains, *, start=0.5, cost=1.0):
-    """Complete plans of the same cost that all were at ``start`` at the fidelity 0.4."""
-    curves = {number: [(0.4, start), (1.0, start + gain)] for number, gain in enumerate(gains)}
-    return {
-        "curves": curves,
-        "variants": {number: (Variant(target="cpu", costs=(cost,)),) for number in curves},
-        "ends": {number: start + gain for number, gain in enumerate(gains)},
-        "points": [_point(start + gain, cost) for gain in gains],
-    }
+def _complete(gain, *, start=0.5, cost=1.0, **more):
+    """A plan that was at ``start`` at the fidelity 0.4."""
+    return _entry([(0.4, start), (1.0, start + gain)], cost, end=start + gain, **more)
 
 
-def _joined(field, quality, *costs, target="cpu", learned=None):
-    """The race with a further plan, 99, that is at the fidelity 0.4, one variant for each cost."""
-    variants = tuple(Variant(target=target, costs=(cost,)) for cost in costs)
-    race = Race(**field)
-    return dataclasses.replace(
-        race,
-        curves={**race.curves, 99: [(0.4, quality)]},
-        variants={**race.variants, 99: variants},
-        learned={**race.learned, 99: learned} if learned else {},
-    )
+# Better and cheaper at 0.4: who comes after it is on no front of its rung, and the best of no stratum.
+_AHEAD = {50: _entry([(0.4, 0.9)], 0.1)}
 
 
-# No rung front and no stratum, so that what is hoped for decides alone: a cheaper, better plan at the same share.
-_BETTER = {"curves": {50: [(0.4, 0.9)]}, "variants": {50: (Variant(target="cpu", costs=(0.1,)),)}}
-
-
-def _against(field):
-    return {**field, **{name: {**field[name], **value} for name, value in _BETTER.items()}}
+def _goes_on(entry, complete, *points, scheduler=None, ahead=_AHEAD, **more):
+    """Whether a plan goes on, ``complete`` plans and ``points`` being there."""
+    race = Race(entries={99: entry, **ahead, **dict(enumerate(complete))}, points=points, **more)
+    return (scheduler or ReachesFront()).goes_on(99, race)
 
 
 @pytest.mark.parametrize("num_peers", [4, 6])
 def test_the_best_that_is_hoped_for_by_hand(num_peers):
     gains = [0.30, 0.28, 0.1, 0.2, 0.24, 0.25][:num_peers]
-    quality = 0.5 - 1e-9
-    hoped = quality + 0.30 + statistics.stdev(gains) / math.sqrt(num_peers)
-    for lead, goes_on in ((-1e-6, True), (1e-6, False)):
-        field = _against(_field(gains))
-        field["points"] = [_point(hoped + lead, 1.0)]
-        assert ReachesFront().goes_on(99, _joined(field, quality, 1.0)) is goes_on
+    hoped = 0.49 + 0.30 + statistics.stdev(gains) / math.sqrt(num_peers)
+    complete = [_complete(gain) for gain in gains]
+    entry = _entry([(0.4, 0.49)], 1.0)
+    assert _goes_on(entry, complete, _point(hoped - 1e-6, 1.0))
+    assert not _goes_on(entry, complete, _point(hoped + 1e-6, 1.0))
+    assert _goes_on(entry, complete, _point(hoped + 1e-6, 1.01)), "at its cost there is none as good"
+
+
+def test_quality_is_not_thought_to_fall():
+    complete = [_complete(gain) for gain in (-0.3, -0.28, -0.1, -0.2)]
+    assert _goes_on(_entry([(0.4, 0.49)], 1.0), complete, _point(0.48, 1.0))
+    assert not _goes_on(_entry([(0.4, 0.49)], 1.0), complete, _point(0.49, 1.0))
 
 
 def test_the_nearest_peers_tell_and_all_that_are_as_near():
-    field = _field([0.1] * 8)
-    far = _field([0.4] * 8, start=0.3)
-    far = {name: {n + 20: value for n, value in far[name].items()} for name in ("curves", "variants", "ends")}
-    field = _against({**field, **{name: {**field[name], **far[name]} for name in far}, "points": [_point(0.75, 1.0)]})
-    assert not ReachesFront().goes_on(99, _joined(field, 0.48, 1.0))
-    assert ReachesFront().goes_on(99, _joined(field, 0.39, 1.0))
-    tenth = {**field, "curves": {**field["curves"], 8: [(0.4, 0.46), (1.0, 0.9)]}, "ends": {**field["ends"], 8: 0.9}}
-    tenth["variants"] = {**field["variants"], 8: field["variants"][0]}
-    assert ReachesFront().goes_on(99, _joined(tenth, 0.48, 1.0)), "0.46 and 0.5 are as near"
+    complete = [_complete(0.1) for _ in range(8)] + [_complete(0.4, start=0.3) for _ in range(8)]
+    best = _point(0.75, 1.0)
+    assert not _goes_on(_entry([(0.4, 0.48)], 1.0), complete, best)
+    assert _goes_on(_entry([(0.4, 0.39)], 1.0), complete, best)
+    assert _goes_on(_entry([(0.4, 0.48)], 1.0), [*complete, _complete(0.4, start=0.46)], best), (
+        "0.46 and 0.5 are as near"
+    )
 
 
 def test_peers_of_its_own_strategy_tell_first():
-    late = {n: [(0.4, 0.2), (1.0, 0.7)] for n in range(20, 24)}
-    field = _against({**_field([0.1] * 8), "points": [_point(0.9, 1.0)]})
-    field["curves"] |= late
-    field["variants"] |= dict.fromkeys(late, (Variant(target="cpu", costs=(1.0,)),))
-    field["ends"] |= dict.fromkeys(late, 0.7)
-    race = _joined(field, 0.45, 1.0)
-    assert not ReachesFront(num_peers=4).goes_on(99, race)
-    named = dataclasses.replace(race, strategies={n: "cot" if n in late or n == 99 else "lora" for n in race.curves})
-    assert ReachesFront(num_peers=4).goes_on(99, named)
+    complete = [_complete(0.1, strategy="lora") for _ in range(8)]
+    complete += [_complete(0.5, start=0.2, strategy="cot") for _ in range(4)]
+    four = ReachesFront(num_peers=4)
+    for strategy, goes_on in (("lora", False), ("cot", True), ("dft", False)):
+        entry = _entry([(0.4, 0.45)], 1.0, strategy=strategy)
+        assert _goes_on(entry, complete, _point(0.9, 1.0), scheduler=four) is goes_on
 
 
 def test_one_variant_that_may_reach_the_front_is_enough():
-    field = _against(_field([0.1] * 4))
-    assert not ReachesFront().goes_on(99, _joined(field, 0.45, 1.0, 1.5))
-    assert ReachesFront().goes_on(99, _joined(field, 0.45, 1.5, 0.95))
+    complete = [_complete(0.1) for _ in range(4)]
+    assert not _goes_on(_entry([(0.4, 0.45)], 1.0, 1.5), complete, _point(0.6, 1.0))
+    assert _goes_on(_entry([(0.4, 0.45)], 1.5, 0.95), complete, _point(0.6, 1.0))
 
 
 def test_a_target_where_nothing_is_complete_can_be_reached():
-    field = _against(_field([0.1] * 4))
-    assert ReachesFront().goes_on(99, _joined(field, 0.45, 1.0, target="phone"))
+    complete = [_complete(0.1) for _ in range(4)]
+    assert _goes_on(_entry([(0.4, 0.45)], 1.0, target="phone"), complete, _point(0.6, 1.0))
 
 
 def test_what_cannot_satisfy_the_constraints_does_not_reach_the_front():
-    field = _against({**_field([0.1] * 4), "points": []})
-    assert ReachesFront().goes_on(99, _joined(field, 0.45, 1.0))
-    assert ReachesFront().goes_on(99, _joined({**field, "floor": 0.54}, 0.45, 1.0))
-    assert not ReachesFront().goes_on(99, _joined({**field, "floor": 0.56}, 0.45, 1.0))
+    complete = [_complete(0.1) for _ in range(4)]
+    assert _goes_on(_entry([(0.4, 0.45)], 1.0), complete)
+    assert _goes_on(_entry([(0.4, 0.45)], 1.0), complete, floor=0.54)
+    assert not _goes_on(_entry([(0.4, 0.45)], 1.0), complete, floor=0.56)
 
 
-def test_learned_costs_grow_as_they_grew_for_the_peers():
-    factors = [2.0, 2.5, 3.0, 2.2]
-    least = 5.0 + 10.0 * (2.0 - statistics.stdev(factors) / 2)
-    learned = [Growing(before=5.0, curve=[(0.4, 10.0)])]
-    for lead, goes_on in ((1e-6, True), (-1e-6, False)):
-        field = _against(_field([0.1] * 4))
-        field["learned"] = {n: [Growing(curve=[(0.4, 10.0), (1.0, 10.0 * f)])] for n, f in enumerate(factors)}
-        field["learned"][50] = [Growing(curve=[(0.4, 1.0)])]
-        field["points"] = [_point(0.7, 1.0, least + lead)]
-        assert ReachesFront().goes_on(99, _joined(field, 0.45, 1.0, learned=learned)) is goes_on
+@pytest.mark.parametrize("factors", [(2.0, 2.5, 3.0, 2.2), (1.1, 1.5, 2.0, 3.0)])
+def test_learned_costs_grow_as_they_grew_for_the_peers(factors):
+    least = 5.0 + 10.0 * max(1.0, min(factors) - statistics.stdev(factors) / 2)
+    complete = [_complete(0.1, learned=[Growing(curve=[(0.4, 10.0), (1.0, 10.0 * f)])]) for f in factors]
+    entry = _entry([(0.4, 0.45)], 1.0, learned=[Growing(before=5.0, curve=[(0.4, 10.0)])])
+    ahead = {50: _entry([(0.4, 0.9)], 0.1, learned=[Growing(curve=[(0.4, 1.0)])])}
+    assert _goes_on(entry, complete, _point(0.7, 1.0, least + 1e-6), ahead=ahead)
+    assert not _goes_on(entry, complete, _point(0.7, 1.0, least - 1e-6), ahead=ahead)
 
 
 def test_a_learned_cost_that_shows_at_the_end_is_hoped_to_be_the_least_of_all():
-    field = _against({**_field([0.1] * 4), "learned": {number: [None] for number in (*range(4), 50)}})
-    field["points"] = [_point(0.7, 1.0, 0.3), _point(0.1, 1.0, 0.2)]
-    assert ReachesFront().goes_on(99, _joined(field, 0.45, 1.0, learned=[None]))
-    field["points"] = [_point(0.7, 1.0, 0.3), _point(0.1, 1.0, 0.3)]
-    assert not ReachesFront().goes_on(99, _joined(field, 0.45, 1.0, learned=[None]))
+    complete = [_complete(0.1, learned=[None]) for _ in range(4)]
+    entry = _entry([(0.4, 0.45)], 1.0, learned=[None])
+    assert _goes_on(entry, complete, _point(0.7, 1.0, 0.3), _point(0.1, 1.0, 0.2))
+    assert not _goes_on(entry, complete, _point(0.7, 1.0, 0.3), _point(0.1, 1.0, 0.3))
 
 
 def test_the_best_of_those_that_are_near_in_costs_goes_on():
-    costs = {number: 1.0 + number for number in range(20)}
-    curves = {number: [(0.4, 0.6 - 0.01 * number)] for number in costs}
-    field = {
-        "curves": curves,
-        "variants": {number: (Variant(target="cpu", costs=(cost,)),) for number, cost in costs.items()},
-    }
-    complete = _field([0.1] * 4, start=0.9, cost=0.1)
-    field = {name: {**field[name], **{n + 50: v for n, v in complete[name].items()}} for name in ("curves", "variants")}
-    field |= {"ends": {n + 50: 1.0 for n in range(4)}, "points": complete["points"]}
-    race = Race(**field)
-    going_on = [number for number in curves if ReachesFront().goes_on(number, race)]
-    assert going_on == []
-    best = dataclasses.replace(race, curves={**race.curves, 15: [(0.4, 0.55)]})
-    assert [number for number in curves if ReachesFront().goes_on(number, best)] == [15]
+    entries = {number: _entry([(0.4, 0.6 - 0.01 * number)], 1.0 + number) for number in range(20)}
+    complete = {number: _complete(0.1, start=0.9, cost=0.1) for number in range(50, 54)}
+    points = [_point(1.0, 0.1)]
+    race = Race(entries=entries | complete, points=points)
+    assert not any(ReachesFront().goes_on(number, race) for number in entries)
+    race = Race(entries=entries | complete | {15: _entry([(0.4, 0.55)], 16.0)}, points=points)
+    assert [number for number in entries if ReachesFront().goes_on(number, race)] == [15]
 
 
 def test_quality_that_is_no_number_is_stopped_at_once():
@@ -311,44 +295,40 @@ def test_quality_that_is_no_number_is_stopped_at_once():
 
 @st.composite
 def _mixed(draw):
-    """A race of plans, some complete, with two costs, two targets and ties."""
+    """A race of plans, some complete, with costs of two kinds, two targets and ties."""
     values, costs = st.sampled_from([0.5, 0.6, 0.7, 0.8]), st.sampled_from([1.0, 2.0, 3.0])
-    curves, variants, learned, ends, points = {}, {}, {}, {}, []
+    entries, points = {}, []
     for number in range(draw(st.integers(4, 14))):
-        reached = draw(st.sampled_from([2, 2, 5]))
-        curves[number] = [(f, draw(values)) for f in _FIDELITIES[:reached]]
-        variants[number] = [Variant(target=t, costs=(draw(costs),)) for t in ("cpu", "phone", "cpu")]
-        seconds = draw(costs)
-        learned[number] = [Growing(curve=[(f, seconds * f) for f in _FIDELITIES[:reached]])]
-        if reached == 5:
-            ends[number] = draw(values)
-            points += [_point(draw(values), *v.costs, seconds, target=v.target) for v in variants[number]]
-    return Race(curves=curves, variants=variants, learned=learned, ends=ends, points=points)
+        fidelities = _FIDELITIES[: draw(st.sampled_from([2, 2, 5]))]
+        variants = [Variant(target=t, costs=(draw(costs),)) for t in ("cpu", "phone", "cpu")]
+        seconds, is_complete = draw(costs), len(fidelities) == 5
+        entries[number] = Entry(
+            curve=[(f, draw(values)) for f in fidelities],
+            strategy=draw(st.sampled_from(["lora", "full"])),
+            variants=variants,
+            known=variants[0].costs + variants[1].costs,
+            learned=[Growing(curve=[(f, seconds * f) for f in fidelities])],
+            end=draw(values) if is_complete else math.nan,
+        )
+        if is_complete:
+            points += [_point(draw(values), *v.costs, seconds, target=v.target) for v in variants]
+    return Race(entries=entries, points=points)
 
 
 def _decisions(race):
-    return {n: ReachesFront().goes_on(n, race) for n, curve in race.curves.items() if curve[-1][0] < 1}
-
-
-def _renumbered(race, numbers):
-    def of(found):
-        return {numbers[number]: found[number] for number in numbers if number in found}
-
-    return dataclasses.replace(
-        race, curves=of(race.curves), variants=of(race.variants), learned=of(race.learned), ends=of(race.ends),
-        points=race.points[::-1],
-    )  # fmt: skip
+    return {n: ReachesFront().goes_on(n, race) for n, entry in race.entries.items() if entry.curve[-1][0] < 1}
 
 
 @given(_mixed(), st.randoms(use_true_random=False))
 def test_who_is_judged_and_when_it_came_makes_no_difference(race, rng):
-    numbers = list(race.curves)
-    rng.shuffle(numbers)
-    others = {number: rng.choice([1, 10]) * 100 + number for number in numbers}
+    order = list(race.entries)
+    rng.shuffle(order)
+    others = {number: rng.choice([1, 10]) * 100 + number for number in order}
     before = copy.deepcopy(race)
     expected = {others[number]: decision for number, decision in _decisions(race).items()}
     assert race == before
-    assert _decisions(_renumbered(race, others)) == expected
+    entries = {others[number]: race.entries[number] for number in order}
+    assert _decisions(Race(entries=entries, points=race.points[::-1])) == expected
 
 
 def _beats(a, b):
@@ -357,34 +337,54 @@ def _beats(a, b):
 
 @given(_mixed())
 def test_the_front_of_a_rung_always_goes_on(race):
-    def row(number):
-        (fidelity, quality), (seconds,) = race.curves[number][1], race.learned[number]
-        first = {v.target: v.costs for v in reversed(race.variants[number])}
-        return (-quality, *first["cpu"], *first["phone"], dict(seconds.curve)[fidelity])
+    def row(entry):
+        fidelity, quality = entry.curve[1]
+        return (-quality, *entry.known, dict(entry.learned[0].curve)[fidelity])
 
     for number, goes_on in _decisions(race).items():
-        if not any(_beats(row(other), row(number)) for other in race.curves):
+        if not any(_beats(row(other), row(race.entries[number])) for other in race.entries.values()):
             assert goes_on
 
 
 @given(_mixed())
 def test_who_stops_is_beaten_at_every_variant_even_if_all_goes_well(race):
-    """Were it complete with the largest gain that was seen, and at what it has cost so far, it would add nothing."""
+    """Were it to end as the nearest of its peers did, it would add nothing."""
+    complete = [entry for entry in race.entries.values() if not math.isnan(entry.end)]
     for number, goes_on in _decisions(race).items():
+        entry = race.entries[number]
+        (fidelity, quality), ((_, seconds),) = entry.curve[-1], entry.learned[0].curve[-1:]
         if not goes_on:
-            fidelity, quality = race.curves[number][-1]
-            gains = [end - dict(race.curves[other])[fidelity] for other, end in race.ends.items()]
-            near = sorted(race.ends, key=lambda other: abs(dict(race.curves[other])[fidelity] - quality))[0]
-            seconds = race.learned[number][0].curve[-1][1] / fidelity
-            hoped = quality + max(0.0, race.ends[near] - dict(race.curves[near])[fidelity])
-            assert hoped <= quality + max(0.0, *gains)
-            for variant in race.variants[number]:
-                assert any(
-                    point.target == variant.target
-                    and point.quality >= hoped
-                    and all(x <= y + 1e-9 for x, y in zip(point.costs, (*variant.costs, seconds), strict=True))
-                    for point in race.points
-                )
+            near = min(complete, key=lambda c: (c.strategy != entry.strategy, abs(dict(c.curve)[fidelity] - quality)))
+            hoped = quality + max(0.0, near.end - dict(near.curve)[fidelity])
+            ends = [_point(hoped, *v.costs, seconds / fidelity + 1e-9, target=v.target) for v in entry.variants]
+            assert all(any(point.beats(end) for point in race.points) for end in ends)
+
+
+@given(_mixed(), st.randoms(use_true_random=False))
+def test_the_front_of_what_is_complete_is_as_good_as_all_of_it(race, rng):
+    points = list(race.points)
+    rng.shuffle(points)
+    front = []
+    for point in points:
+        if not any(other.beats(point) for other in front):
+            front = [other for other in front if not point.beats(other)] + [point]
+    assert _decisions(dataclasses.replace(race, points=front)) == _decisions(race)
+
+
+@given(_mixed(), st.data())
+def test_tracks_side_by_side_tell_what_entries_tell_one_by_one(race, data):
+    tracks = Tracks()
+    for number in data.draw(st.lists(st.sampled_from(sorted(race.entries)))):
+        tracks.add(number, race.entries[number])
+    for number in data.draw(st.lists(st.sampled_from(sorted(race.entries)))):
+        tracks.remove(number)
+    faster = dataclasses.replace(race, tracks=tracks)
+    for fidelity in (0.1, 0.2, 0.3, 0.4, 0.7, 1.0):
+        one, other = race.places(fidelity), faster.places(fidelity)
+        order = np.argsort(other.numbers)
+        for name, found in vars(one).items():
+            np.testing.assert_array_equal(found, vars(other)[name][order], strict=len(found) > 0)
+    assert _decisions(faster) == _decisions(race)
 
 
 @pytest.mark.parametrize(
