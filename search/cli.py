@@ -144,6 +144,46 @@ def ablate(
     return None
 
 
+@app.command(
+    epilog="Example: distune simulate problem.yaml --sampler known_cost,tpe,random --workers 1,16 --json found.json"
+)
+def simulate(
+    problem: Annotated[Path, typer.Argument(metavar="PROBLEM", help="A problem file, YAML (docs/simulate.md).")],
+    sampler: Annotated[
+        str,
+        typer.Option(
+            "--sampler",
+            help="Some of known_cost, tpe, random, optuna_default, nsga2, gp. With `:single` behind a name, the "
+            "fan-out is a parameter and each variant a training of its own.",
+        ),
+    ] = "known_cost,tpe,random",
+    scheduler: Annotated[str, typer.Option("--scheduler", help="Some of known_cost, pareto_halving, none.")] = "none",
+    workers: Annotated[str, typer.Option("--workers", help="Numbers of virtual workers.")] = "1",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Searches of each kind.")] = 20,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trainings of each search.")] = 100,
+    cost: Annotated[
+        float | None, typer.Option("--cost", min=0, help="Cost of each search, in the place of --trials.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Searches at a time, each in a process.")] = 1,
+    json_: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON; - prints it.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write plots and tables as a page.")
+    ] = None,
+) -> None:
+    """Compare samplers and schedulers on a table of recorded trainings, in virtual time. Trains nothing."""
+    from search.simulation.command import WrongChoice, carry_out, show, study_of
+
+    limits = {"trials": trials} if cost is None else {"device_hours": cost / 3600}
+    try:
+        study = study_of(problem, samplers=sampler, schedulers=scheduler, workers=workers, seeds=seeds, limits=limits)
+    except WrongChoice as error:
+        raise typer.BadParameter(str(error)) from error
+    console = Console(highlight=False, stderr=json_ == "-")
+    show(carry_out(study, name=problem.stem, jobs=jobs), console, json_to=json_, html_to=html)
+
+
 @app.command()
 def strategies() -> None:
     """List the strategies: what each stands for, what it needs beside labelled rows, the parameters it opens."""

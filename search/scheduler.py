@@ -168,11 +168,16 @@ class NeverStop:
 Scheduler = ReachesFront | ParetoHalving | NeverStop
 
 
+SCHEDULERS: dict[str, type[Scheduler]] = {
+    "known_cost": ReachesFront,
+    "pareto_halving": ParetoHalving,
+    "none": NeverStop,
+}
+
+
 def make_scheduler(name: str) -> Scheduler:
-    """The scheduler called ``name``: ``known_cost``, ``pareto_halving`` or ``none``."""
-    if name == "known_cost":
-        return ReachesFront()
-    return ParetoHalving() if name == "pareto_halving" else NeverStop()
+    """The scheduler called ``name``, one of ``SCHEDULERS``."""
+    return SCHEDULERS[name]()
 
 
 def _rung_reached(curve: Curve, rungs: Sequence[float]) -> float | None:

@@ -20,7 +20,7 @@ def _run(code, *, cwd):
     [
         *("spaces.draw", "spaces.catalogue", "spaces.task", "trainers.storage", "trainers.artifacts"),
         *("trainers.context", "search", "search.run", "search.cli", "search.spec", "search.sampler"),
-        *("search.conductor", "search.cluster", "search.report.build", "search.ablation"),
+        *("search.conductor", "search.cluster", "search.report.build", "search.ablation", "search.simulation.command"),
     ],
 )
 def test_importing_it_imports_nothing_heavy(module, tmp_path):

@@ -7,11 +7,13 @@ but the page's own two, which it names by their hash.
 import base64
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from search.report.axes import Figure
 from search.report.build import Report
 from search.report.figures import figures
 from search.report.header import header
@@ -22,6 +24,11 @@ from search.report.style import SCRIPT, STYLE
 def render_html(report: Report) -> str:
     """The whole page."""
     plots = figures(report)
+    return page(f"{report.name}: distune report", [header(report), *sections(report, plots)], plots)
+
+
+def page(title: str, body: Sequence[str], plots: Mapping[str, Figure]) -> str:
+    """A page of the report's looks; ``body`` is HTML, with a place for each plot."""
     scripts = (get_plotlyjs(), SCRIPT) if plots else ()
     return "".join(
         [
@@ -29,9 +36,8 @@ def render_html(report: Report) -> str:
             '<html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(report.name)}: distune report</title><style>{STYLE}</style></head>\n<body><main>",
-            header(report),
-            *sections(report, plots),
+            f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>",
+            *body,
             "</main>\n",
             f'<script type="application/json" id="figures">{_json(plots)}</script>\n' if plots else "",
             *(f"<script>{script}</script>\n" for script in scripts),
