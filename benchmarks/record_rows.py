@@ -129,6 +129,6 @@ def _when(name: str, rows: Sequence[Row], varied: Sequence[str]) -> dict[str, li
 
 
 def write_problem(problem: Mapping[str, Any], path: Path, about: Mapping[str, Any]) -> None:
-    """The problem file, with how its table was made above it."""
-    head = f"# {about['plans']} plans, {about['failed']} of them failed.\n# {about['command']}\n"
-    path.write_text(head + yaml.safe_dump(dict(problem), sort_keys=False, width=100))
+    """The problem file, with how much is in its table above it."""
+    head = f"# {about['plans']} plans, {about['failed']} of them failed. Made by benchmarks/record_table.py.\n"
+    path.write_text(head + yaml.safe_dump(dict(problem), sort_keys=False, default_flow_style=None, width=120))
