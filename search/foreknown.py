@@ -22,7 +22,8 @@ def question_of(goals: Goals, *, reference: Vector | None = None) -> Question:
     """What the sampler ``known_cost`` is asked; ``reference``: as minimised, the corner of the hypervolume."""
     names = [name for name, _ in goals.axes]
     metric = names.index(goals.metric) if goals.metric in names else None
-    return Question(signs=_signs(goals), metric=metric, reference=reference)
+    time = next((axis for axis, name in enumerate(names) if goals.columns[name].grows), None)
+    return Question(signs=_signs(goals), metric=metric, time=time, reference=reference)
 
 
 class CostTableForeknown:

@@ -24,6 +24,8 @@ class Outcome:
     status: Status = "complete"
     curve: Curve = ()
     """The metric at each report of the plan's last stage, the same for all of its variants."""
+    curve_seconds: Sequence[float] = ()
+    """Training seconds of that stage at each report; empty where they are not known."""
     train_seconds: float | None = None
     """Of every stage of the plan, as if alone; of one that was stopped, of what was trained."""
     finished_at: float = 0.0
@@ -80,6 +82,7 @@ def _variants(proposal: Proposal, records: Sequence[Record], goals: Goals, basel
                 violations=misses,
                 status=next((record.status for record in group if record.status != "complete"), "complete"),
                 curve=first.curve,
+                curve_seconds=first.curve_seconds,
                 train_seconds=first.train_seconds,
                 finished_at=max(record.finished_at for record in group),
             )

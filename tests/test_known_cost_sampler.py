@@ -1,6 +1,7 @@
 """The known-cost sampler: a function of outcomes, seed and number that keeps to the space and beats what it should."""
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from search.foreknown import CostTableForeknown, SharesLeft, question_of, work_o
 from search.goals import Goals
 from search.history import Outcome
 from search.known_cost.beliefs import Question
+from search.known_cost.observations import time_curve
 from search.known_cost.sampler import KnownCostSampler
 from search.pareto import hypervolume
 from search.sampler import RandomSampler
@@ -131,6 +133,51 @@ def test_a_learned_constraint_is_avoided():
     assert np.mean([_quality(one) for one in found]) > np.mean([_quality(one) for one in draws]) + 0.03
 
 
+def test_time_is_foretold_at_the_pace_so_far():
+    """20 s before the curve, then 30 s until 0.3 of the last stage; a complete plan tells its end as well."""
+    found = _random_draws(make_space(), 2)
+    told = {"precision": "fp32", "curve_seconds": (9.0, 30.0), "curve": ((0.1, 0.5), (0.3, 0.6))}
+    stopped = Outcome(number=0, draw=found[0], values=None, status="stopped", train_seconds=50.0, **told)
+    assert time_curve(stopped) == [(0.1, pytest.approx(110.0)), (0.3, pytest.approx(120.0))]
+    assert time_curve(replace(stopped, train_seconds=None)) == time_curve(replace(stopped, curve_seconds=())) == ()
+    complete = replace(stopped, number=1, draw=found[1], status="complete", values=(0.7, 2.0, 95.0), train_seconds=95.0)
+    complete = replace(complete, curve=(*told["curve"], (1.0, 0.7)), curve_seconds=(9.0, 30.0, 75.0))
+    observer = _sampler()._learner.observer
+    rows = observer.of_axis([stopped, complete], axis=2, sign=1.0, curve_of=time_curve)
+    assert rows.values.tolist() == pytest.approx([110.0, 120.0, 110.0, 120.0, 95.0])
+    assert rows.complete.tolist() == [-1, -1, -1, -1, 1]
+
+
+def test_the_pace_of_stopped_plans_tells_which_will_take_long():
+    draws = _random_draws(make_space(), 30)
+    question = Question(signs=np.array([-1.0, 1.0, 1.0]), metric=0, time=2, reference=None)
+    past = [
+        replace(outcome, values=(*outcome.values, 50.0), train_seconds=50.0)
+        for outcome in _outcomes(draws[:8])
+        if _layers(outcome.draw) != 6
+    ]
+    stopped = [
+        Outcome(
+            number=100 + n, draw=found, precision="fp32", values=None, status="stopped", curve=((0.2, 0.5),),
+            curve_seconds=(0.2 * 5 * _slow(found),), train_seconds=0.2 * 5 * _slow(found),
+        )
+        for n, found in enumerate(draws[8:])
+    ]  # fmt: skip
+    sampler = _sampler(foreknown=_Timed(), question=question)
+    queries = sampler._learner.observer.queries(draws)[::2]
+    expected = sampler._beliefs([*past, *stopped], [])._learned[2].median(queries)
+    slow = np.array([_layers(found) == 6 for found in draws])
+    assert expected[slow].min() > expected[~slow].max()
+
+
+class _Timed(_Layers):
+    """Training time is an objective as well, and learned."""
+
+    def values(self, draws):
+        values = super().values(draws)
+        return np.concatenate([values, np.full_like(values[:, :, :1], np.nan)], axis=2)
+
+
 def test_a_stopped_plan_informs_by_its_curve_and_is_not_on_the_front():
     draws = _random_draws(make_space(), 14)
     past = _outcomes(draws[:12])
@@ -166,7 +213,9 @@ def test_fewer_plans_reach_more_than_chance():
 
 def test_the_question_is_that_of_the_goals():
     found = question_of(_GOALS)
-    assert (list(found.signs), found.metric, found.reference) == ([-1.0, 1.0], 0, None)
+    assert (list(found.signs), found.metric, found.time, found.reference) == ([-1.0, 1.0], 0, None, None)
+    timed = question_of(replace(_GOALS, objectives=("accuracy", "latency_ms", "train_seconds")))
+    assert (timed.metric, timed.time) == (0, 2)
 
 
 # What is known beforehand ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from search.known_cost.foreknown import Foreknown
 from search.known_cost.gain import expected_gain
 from search.known_cost.gaussian_process import Vector
 from search.known_cost.learner import Learner
-from search.known_cost.observations import Rows
+from search.known_cost.observations import Rows, metric_curve, no_curve, time_curve
 from search.known_cost.surrogate import Surrogate
 from search.pareto import non_dominated
 from spaces.draw import Draw
@@ -35,6 +35,8 @@ class Question:
     """m: 1 for an objective that is minimised, -1 for one that is maximised."""
     metric: int | None
     """The objective that curves are of; None where it is none of them."""
+    time: int | None = None
+    """The objective that is the time of training; None where it is none of them."""
     reference: Vector | None
     """m, as minimised: the corner from which hypervolume is counted; None: a tenth beyond the worst that is seen."""
 
@@ -58,8 +60,8 @@ class Beliefs:
         self._seconds = self._of_seconds(outcomes)
         rows, alone = {}, {}
         for axis in learned:
-            sign, is_metric = question.signs[axis], axis == question.metric
-            rows_of = partial(self._observer.of_axis, axis=axis, sign=sign, is_metric=is_metric)
+            curve_of = {question.metric: metric_curve, question.time: time_curve}.get(axis, no_curve)
+            rows_of = partial(self._observer.of_axis, axis=axis, sign=question.signs[axis], curve_of=curve_of)
             rows[axis], alone[axis] = rows_of(outcomes), learner.learn(f"axis {axis}", outcomes, rows_of)
         told = self._observer.queries(running[-_MAX_BELIEVED:])
         self._learned = {axis: self._believing(alone[axis], rows[axis], told) for axis in learned}

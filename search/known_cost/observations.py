@@ -16,6 +16,7 @@ from search.history import Outcome
 from search.known_cost.features import Encoder, Matrix, Settings
 from search.known_cost.gaussian_process import Vector
 from search.optuna_terms import settings_of
+from search.records import Curve
 from spaces.choosers import Value
 from spaces.draw import Draw
 
@@ -66,12 +67,14 @@ class Observer:
         ]
         return self._encoder(rows)
 
-    def of_axis(self, outcomes: Sequence[Outcome], *, axis: int, sign: float, is_metric: bool) -> Rows:
-        """What outcomes say of objective ``axis``; of the task's metric, curves tell as well."""
+    def of_axis(
+        self, outcomes: Sequence[Outcome], *, axis: int, sign: float, curve_of: Callable[[Outcome], Curve]
+    ) -> Rows:
+        """What outcomes say of objective ``axis``, half-way as ``curve_of`` an outcome tells it."""
         found = [
             (place if fidelity == 1.0 else -1, outcome, fidelity, sign * value)
             for place, outcome in enumerate(outcomes)
-            for fidelity, value in _points(outcome, axis, with_curve=is_metric and self._stands_for_all(outcome))
+            for fidelity, value in _points(outcome, axis, curve_of(outcome) if self._stands_for_all(outcome) else ())
         ]
         return self._rows(_fewer(found))
 
@@ -103,14 +106,32 @@ class Observer:
         return self._encoded[key]
 
 
-def _points(outcome: Outcome, axis: int, *, with_curve: bool) -> list[tuple[float, float]]:
+def metric_curve(outcome: Outcome) -> Curve:
+    """The task's metric half-way."""
+    return outcome.curve
+
+
+def time_curve(outcome: Outcome) -> Curve:
+    """What the whole training would take at the pace so far."""
+    if not outcome.curve_seconds or outcome.train_seconds is None:
+        return ()
+    before = max(0.0, outcome.train_seconds - outcome.curve_seconds[-1])
+    points = zip(outcome.curve, outcome.curve_seconds, strict=True)
+    return [(fidelity, before + seconds / fidelity) for (fidelity, _), seconds in points]
+
+
+def no_curve(outcome: Outcome) -> Curve:  # noqa: ARG001
+    """Of what shows at the end alone."""
+    return ()
+
+
+def _points(outcome: Outcome, axis: int, curve: Curve) -> list[tuple[float, float]]:
     """(fidelity, value) of one variant; of a curve, which all variants share and the first stands for, some points."""
     complete = [(1.0, outcome.values[axis])] if outcome.values is not None else []
-    if not with_curve or not outcome.curve or outcome.status == "failed":
+    if not curve or outcome.status == "failed":
         return complete
-    partial = {next((p for p in outcome.curve if p[0] >= rung), outcome.curve[-1]) for rung in _RUNGS}
-    last = outcome.curve[-1]
-    early = sorted(point for point in partial | {last} if point[0] < 1.0 and math.isfinite(point[1]))
+    partial = {next((p for p in curve if p[0] >= rung), curve[-1]) for rung in _RUNGS}
+    early = sorted(point for point in partial | {curve[-1]} if point[0] < 1.0 and math.isfinite(point[1]))
     return [*early, *complete]
 
 
