@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from search.goals import Goals
@@ -46,18 +46,25 @@ def outcomes(
     ]
 
 
-class History:
+class History(list[Outcome]):
     """``outcomes`` of proposals that are finished, kept up to date one by one."""
 
     def __init__(self, goals: Goals) -> None:
+        super().__init__()
         self._goals = goals
-        self.outcomes: list[Outcome] = []
-        """By proposal number and precision."""
+        self.plans: set[str] = set()
+        """Fingerprints of their plans."""
 
     def add(self, proposal: Proposal, records: Sequence[Record], *, baseline: float | None) -> None:
         """Take in a proposal that is finished."""
-        at = bisect_left(self.outcomes, proposal.number, key=lambda outcome: outcome.number)
-        self.outcomes[at:at] = _variants(proposal, records, self._goals, baseline)
+        at = bisect_left(self, proposal.number, key=lambda outcome: outcome.number)
+        self[at:at] = _variants(proposal, records, self._goals, baseline)
+        self.plans.add(proposal.draw.fingerprint)
+
+
+def plans_of(outcomes: Sequence[Outcome]) -> Set[str]:
+    """Fingerprints of the plans that ``outcomes`` are of."""
+    return outcomes.plans if isinstance(outcomes, History) else {outcome.draw.fingerprint for outcome in outcomes}
 
 
 def _variants(proposal: Proposal, records: Sequence[Record], goals: Goals, baseline: float | None) -> list[Outcome]:

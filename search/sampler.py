@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.foreknown import question_of
 from search.goals import Goals
-from search.history import Outcome
+from search.history import Outcome, plans_of
 from search.known_cost.candidates import Settle
 from search.known_cost.foreknown import Foreknown
 from search.known_cost.sampler import KnownCostSampler
@@ -52,14 +52,14 @@ class TpeSampler:
         """The plan of proposal ``number``."""
         in_order = sorted(outcomes, key=lambda outcome: (outcome.number, outcome.precision))
         past = [*self._told(in_order), *self._under_way(sorted(running, key=lambda d: d.plan.fingerprint))]
-        known = {outcome.draw.fingerprint for outcome in outcomes} | {d.fingerprint for d in running}
+        finished, under_way = plans_of(outcomes), {found.fingerprint for found in running}
         variants = max(1, len({outcome.precision for outcome in outcomes}))
         for attempt in range(_ATTEMPTS):
             sampler = _tpe(_seed(self.seed, number, attempt), startup=_STARTUP * variants)
             study = optuna.create_study(directions=[DIRECTIONS[d] for d in self.directions], sampler=sampler)
             study.add_trials(past)
             found = self.draw(TrialChooser(study.ask()))
-            if found.plan.fingerprint not in known:
+            if found.fingerprint not in finished and found.fingerprint not in under_way:
                 return found
         return RandomSampler(draw=self.draw, seed=self.seed)(outcomes, running, number)
 
@@ -90,10 +90,10 @@ class RandomSampler:
 
     def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
         """The plan of proposal ``number``."""
-        known = {outcome.draw.fingerprint for outcome in outcomes} | {d.fingerprint for d in running}
+        finished, under_way = plans_of(outcomes), {found.fingerprint for found in running}
         for attempt in range(_RANDOM_ATTEMPTS):
             found = self.draw(RandomChooser(random.Random(_seed(self.seed, number, attempt))))
-            if found.plan.fingerprint not in known:
+            if found.fingerprint not in finished and found.fingerprint not in under_way:
                 return found
         return None
 

@@ -36,7 +36,7 @@ class Tally:
     @property
     def outcomes(self) -> Sequence[Outcome]:
         """Of every plan that is finished, by number and precision."""
-        return self._history.outcomes
+        return self._history
 
     @property
     def race(self) -> Race:

@@ -75,15 +75,15 @@ class AnsweredSampler:
     sampler: Propose
     answers: Answers
     seconds: list[float] = field(default_factory=list)
-    """What each proposal took, of our time."""
+    """What each proposal took, of our processor's time."""
 
     def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
         """The training that answers proposal ``number``; None when the sampler or the table has no more."""
         if not self.answers.num_left:
             return None
-        began = time.perf_counter()
+        began = time.process_time()
         found = self.sampler(outcomes, running, number)
-        self.seconds.append(time.perf_counter() - began)
+        self.seconds.append(time.process_time() - began)
         return None if found is None else self.answers.take(found)
 
 
@@ -94,9 +94,9 @@ class Simulated:
     records: Sequence[Record]
     num_trials: int
     proposal_s: Sequence[float]
-    """What each proposal took, of our time."""
-    wall_s: float
-    """What all of it took, of our time."""
+    """What each proposal took, of our processor's time."""
+    driver_s: float
+    """What all of it took, of our processor's time."""
 
 
 def simulate(
@@ -112,7 +112,7 @@ def simulate(
 
     A device hour is 3,600 of the table's unit of cost.
     """
-    began, clock, ledger, recordings = time.perf_counter(), Clock(), MemoryLedger(), Recordings(table)
+    began, clock, ledger, recordings = time.process_time(), Clock(), MemoryLedger(), Recordings(table)
     goals, costs, answers = goals_of(table), costs_of(table), Answers(table)
     given = Given(table=table, answers=answers, recordings=recordings, goals=goals, costs=costs, seed=seed)
     answered = AnsweredSampler(sampler(given), answers)
@@ -130,7 +130,7 @@ def simulate(
         records=ledger.records,
         num_trials=ledger.num_proposals,
         proposal_s=answered.seconds,
-        wall_s=time.perf_counter() - began,
+        driver_s=time.process_time() - began,
     )
 
 

@@ -87,9 +87,9 @@ class Trace:
     num_trials: int
     num_stopped: int
     proposal_ms: float
-    """Median of our time for a proposal."""
+    """Median of our processor's time for a proposal."""
     results_per_s: float
-    """Trials that were handled in a second of our time."""
+    """Trials that were handled in a second of our processor's time, proposals included."""
 
     def share_at(self, cost: float) -> float:
         """Share of the hypervolume when ``cost`` was spent; the last one where it never was."""
@@ -122,7 +122,7 @@ def trace(simulated: Simulated, yardstick: Yardstick) -> Trace:
         num_trials=simulated.num_trials,
         num_stopped=sum(record.status == "stopped" for record in of_trial.values()),
         proposal_ms=1e3 * float(np.median(simulated.proposal_s)) if simulated.proposal_s else 0.0,
-        results_per_s=len(of_trial) / simulated.wall_s,
+        results_per_s=len(of_trial) / max(simulated.driver_s, 1e-9),
     )
 
 
