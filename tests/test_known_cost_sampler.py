@@ -100,7 +100,10 @@ def test_plans_whose_beginning_is_there_are_preferred():
     candidates = _random_draws(make_space(), 40, seed=5)
     alone, sharing = (_sampler(foreknown=known)._beliefs(past, []).score(candidates) for known in (_Layers(), there))
     dft = np.array([found.strategy == "dft" for found in candidates])
-    assert sharing[dft] == pytest.approx(10 * alone[dft])
+    # Of a plan that is far behind, nobody asks what is there of it.
+    close = alone > 0.05 * alone.max()
+    assert (close & dft).any() and (close & ~dft).any()
+    assert sharing[close & dft] == pytest.approx(10 * alone[close & dft])
     assert sharing[~dft] == pytest.approx(alone[~dft])
 
 

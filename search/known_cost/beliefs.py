@@ -62,7 +62,7 @@ class Beliefs:
         for axis in learned:
             curve_of = {question.metric: metric_curve, question.time: time_curve}.get(axis, no_curve)
             rows_of = partial(self._observer.of_axis, axis=axis, sign=question.signs[axis], curve_of=curve_of)
-            rows[axis], alone[axis] = rows_of(outcomes), learner.learn(f"axis {axis}", outcomes, rows_of)
+            alone[axis], rows[axis] = learner.learn(f"axis {axis}", outcomes, rows_of)
         told = self._observer.queries(running[-_MAX_BELIEVED:])
         self._learned = {axis: self._believing(alone[axis], rows[axis], told) for axis in learned}
         points = _points(question, outcomes, alone, rows)
@@ -87,13 +87,18 @@ class Beliefs:
             gain = gain * np.max([surrogate.novelty(queries) for surrogate in self._learned.values()], axis=0)
         for chance in self._chances:
             gain = gain * chance(queries)
-        return gain.reshape(known.shape[:2]).sum(axis=1) / self._expected_seconds(draws, queries)
+        return self._for_a_second(gain.reshape(known.shape[:2]).sum(axis=1), draws, queries)
 
-    def _expected_seconds(self, draws: Sequence[Draw], queries: Matrix) -> Vector:
-        share = np.maximum(self._foreknown.share_left(draws), _LEAST_SHARE)
-        if self._seconds is None:
-            return share
-        return share * np.exp(self._seconds.median(queries[:: len(self._foreknown.variants)]))
+    def _for_a_second(self, gain: Vector, draws: Sequence[Draw], queries: Matrix) -> Vector:
+        """``gain`` divided by the seconds of training that are left to do."""
+        found = gain
+        if self._seconds is not None:
+            found = gain / np.exp(self._seconds.median(queries[:: len(self._foreknown.variants)]))
+        # What is there already takes a while to look up. It makes nothing better than the best that is behind so far.
+        contenders = np.flatnonzero(found >= _LEAST_SHARE * found.max())
+        share = self._foreknown.share_left([draws[int(index)] for index in contenders])
+        found[contenders] /= np.maximum(share, _LEAST_SHARE)
+        return found
 
     def _believing(self, alone: Surrogate, rows: Rows, told: Matrix) -> Surrogate:
         """Told of plans under way as if they came out as expected [Ginsbourger2010]: near them little is to be had."""
@@ -105,7 +110,8 @@ class Beliefs:
     def _of_seconds(self, outcomes: Sequence[Outcome]) -> Surrogate | None:
         if len({outcome.train_seconds for outcome in outcomes if outcome.values is not None}) < 3:
             return None
-        return self._learner.learn("seconds", outcomes, partial(self._observer.of_value, number=self._log_seconds))
+        rows_of = partial(self._observer.of_value, number=self._log_seconds)
+        return self._learner.learn("seconds", outcomes, rows_of)[0]
 
     def _log_seconds(self, outcome: Outcome) -> float | None:
         """Of a complete plan, told of its first variant alone."""
@@ -116,12 +122,8 @@ class Beliefs:
     def _of_constraints(self, outcomes: Sequence[Outcome]) -> list[Callable[[Matrix], Vector]]:
         """The chance, at each query, that a constraint which only training decides will hold."""
         missed = sorted({text for outcome in outcomes for text, miss in outcome.violations.items() if miss > 0})
-        return [
-            self._learner.learn(
-                text, outcomes, partial(self._observer.of_value, number=partial(_miss, text=text))
-            ).below_zero
-            for text in missed
-        ]
+        rows_of = [partial(self._observer.of_value, number=partial(_miss, text=text)) for text in missed]
+        return [self._learner.learn(text, outcomes, of)[0].below_zero for text, of in zip(missed, rows_of, strict=True)]
 
     def _under_way(self, running: Sequence[Draw], alone: dict[int, Surrogate], *, num_axes: int) -> Matrix:
         """Points of the variants of plans under way, as they are expected to come out."""

@@ -27,14 +27,14 @@ class Learner:
         self.observer = observer
         self._fits: dict[tuple[str, tuple[tuple[int, str], ...]], Hyperparameters] = {}
 
-    def learn(self, name: str, outcomes: Sequence[Outcome], rows_of: RowsOf) -> Surrogate:
-        """A surrogate of what ``rows_of`` tells of the outcomes; ``name`` tells such quantities apart."""
+    def learn(self, name: str, outcomes: Sequence[Outcome], rows_of: RowsOf) -> tuple[Surrogate, Rows]:
+        """A surrogate of what ``rows_of`` tells of the outcomes, and that; ``name`` tells such quantities apart."""
         first = outcomes[: _step(len(outcomes))]
         key = (name, tuple((outcome.number, outcome.precision) for outcome in first))
         if key not in self._fits:
             self._fits[key] = self._fit(rows_of(first))
         rows = rows_of(outcomes)
-        return Surrogate(rows.x, rows.values, self.observer.groups, self._fits[key])
+        return Surrogate(rows.x, rows.values, self.observer.groups, self._fits[key]), rows
 
     def _fit(self, rows: Rows) -> Hyperparameters:
         groups = self.observer.groups

@@ -17,7 +17,6 @@ from search.known_cost.features import Encoder, Matrix, Settings
 from search.known_cost.gaussian_process import Vector
 from search.optuna_terms import settings_of
 from search.records import Curve
-from spaces.choosers import Value
 from spaces.draw import Draw
 
 VARIANT = "variant"
@@ -25,6 +24,8 @@ FIDELITY = "fidelity"
 _LEAST_FIDELITY = 1e-3
 _RUNGS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Shares of training at which a curve is looked at, beside its last point."""
+_MAX_KEPT = 50_000
+"""Encoded draws that are kept."""
 MAX_ROWS = 450
 """Of a surrogate: its time rises with the cube."""
 
@@ -45,27 +46,35 @@ class Observer:
     """Turns outcomes and candidates into rows of one and the same form."""
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], variants: Sequence[str]) -> None:
-        of_rows: dict[str, BaseDistribution] = {
-            **distributions,
-            FIDELITY: FloatDistribution(_LEAST_FIDELITY, 1.0, log=True),
-        }
+        place: dict[str, BaseDistribution] = {FIDELITY: FloatDistribution(_LEAST_FIDELITY, 1.0, log=True)}
         if len(variants) > 1:
-            of_rows[VARIANT] = CategoricalDistribution(tuple(variants))
-        self._encoder = Encoder(of_rows)
+            place[VARIANT] = CategoricalDistribution(tuple(variants))
+        self._settings, self._place = Encoder(distributions), Encoder(place)
         self._variants = tuple(variants)
-        self._encoded: dict[tuple[int, str, float], Vector] = {}
+        self._encoded: dict[str, Vector] = {}
 
     @property
     def groups(self) -> NDArray[np.int64]:
         """The parameter of each column."""
-        return self._encoder.groups
+        of_place = self._place.groups + len(self._settings.distributions)
+        return np.concatenate([self._settings.groups, of_place])
 
     def queries(self, draws: Sequence[Draw]) -> Matrix:
         """Complete variants of ``draws``: (draws · variants) × d, the variants of a draw together."""
-        rows: list[Settings] = [
-            {**settings_of(found), VARIANT: variant, FIDELITY: 1.0} for found in draws for variant in self._variants
-        ]
-        return self._encoder(rows)
+        places = self._place([{FIDELITY: 1.0, VARIANT: variant} for variant in self._variants])
+        rows = np.repeat(self._settings_of(draws), len(self._variants), axis=0)
+        return np.hstack([rows, np.tile(places, (len(draws), 1))])
+
+    def _settings_of(self, draws: Sequence[Draw]) -> Matrix:
+        """Draws × columns. Candidates come again, and encoding them is most of what weighing them takes."""
+        fresh = {draw.fingerprint: draw for draw in draws if draw.fingerprint not in self._encoded}
+        if len(self._encoded) + len(fresh) > _MAX_KEPT:
+            self._encoded.clear()
+            fresh = {draw.fingerprint: draw for draw in draws}
+        encoded = self._settings([settings_of(draw) for draw in fresh.values()])
+        self._encoded.update(zip(fresh, encoded, strict=True))
+        found = np.array([self._encoded[draw.fingerprint] for draw in draws])
+        return found.reshape(-1, len(self._settings.groups))
 
     def of_axis(
         self, outcomes: Sequence[Outcome], *, axis: int, sign: float, curve_of: Callable[[Outcome], Curve]
@@ -88,22 +97,15 @@ class Observer:
         return outcome.precision == self._variants[0]
 
     def _rows(self, found: Sequence[tuple[int, Outcome, float, float]]) -> Rows:
+        places: list[Settings] = [
+            {FIDELITY: max(fidelity, _LEAST_FIDELITY), VARIANT: outcome.precision} for _, outcome, fidelity, _ in found
+        ]
+        settings = self._settings_of([outcome.draw for _, outcome, _, _ in found])
         return Rows(
-            x=np.array([self._row(o, fidelity) for _, o, fidelity, _ in found]).reshape(-1, len(self.groups)),
+            x=np.hstack([settings, self._place(places)]),
             values=np.array([value for _, _, _, value in found], dtype=float),
             complete=np.array([place for place, _, _, _ in found], dtype=np.int64),
         )
-
-    def _row(self, outcome: Outcome, fidelity: float) -> Vector:
-        key = (outcome.number, outcome.precision, fidelity)
-        if key not in self._encoded:
-            settings: dict[str, Value] = {
-                **settings_of(outcome.draw),
-                VARIANT: outcome.precision,
-                FIDELITY: max(fidelity, _LEAST_FIDELITY),
-            }
-            self._encoded[key] = self._encoder([settings])[0]
-        return self._encoded[key]
 
 
 def metric_curve(outcome: Outcome) -> Curve:
