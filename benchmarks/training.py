@@ -13,13 +13,13 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from plain_trainer import USUAL_DROPOUT, Inputs, train_plainly
 from torch import Tensor
 
 from spaces.methods.cut import SelectLayers, spread
@@ -28,8 +28,8 @@ from spaces.methods.finetune import Finetune
 from spaces.plan import Plan
 from spaces.stages import Chain, Optimisation
 from spaces.task import Task
-from trainers.batches import Batch, collate
-from trainers.compute import autocast, fast_attention, logits, pad_id, pick_device
+from trainers.batches import Batch
+from trainers.compute import autocast, fast_attention, logits, pick_device
 from trainers.context import Context, Progress
 from trainers.datasets import load_task
 from trainers.distill import distill
@@ -37,7 +37,7 @@ from trainers.finetune import finetune
 from trainers.kinds import split_tokens
 from trainers.loop import Job, fit
 from trainers.losses import soft_label_loss
-from trainers.models import inspect_model, load_classifier, quiet_transformers, select_layers
+from trainers.models import inspect_model, load_classifier, select_layers
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.teacher import teacher_outputs
@@ -50,8 +50,6 @@ WAYS = {
     "online_distill": "our loop, teacher run on every batch",
     "trainer_distill": "transformers.Trainer, teacher run on every batch",
 }
-USUAL_DROPOUT = 0.1
-"""What encoders come with, and so what ``Trainer`` would train with."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ def trainer_finetune(setting: Setting, seed: int) -> tuple[Any, float]:
 
 
 def trainer_distill(setting: Setting, seed: int) -> tuple[Any, float]:
-    return plain_trainer(setting, seed, setting.teacher())
+    return plain_trainer(setting, seed, setting.teacher().to(pick_device()))
 
 
 CARRIED_OUT: dict[str, Callable[[Setting, int], tuple[Any, float]]] = {
@@ -221,50 +219,22 @@ CARRIED_OUT: dict[str, Callable[[Setting, int], tuple[Any, float]]] = {
 
 
 def plain_trainer(setting: Setting, seed: int, teacher: Any) -> tuple[Any, float]:
-    """What a user writes without this engine: ``Trainer``, its loss replaced where there is a teacher."""
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    """What a user writes without this engine; with a ``teacher`` it is asked about every batch."""
+    student, stage = setting.student(seed, dropout=USUAL_DROPOUT), setting.distilling
 
-    student = setting.student(seed, dropout=USUAL_DROPOUT)
-    stage = setting.distilling
+    def online_loss(logits: Tensor, inputs: Inputs) -> Tensor:
+        with torch.no_grad():
+            taught = teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        return soft_loss(logits, taught, inputs["labels"], stage)
 
-    class Distiller(Trainer):
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-            answers = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-            with torch.no_grad():
-                taught = teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-            loss = soft_loss(answers.logits, taught, inputs["labels"], stage)
-            return (loss, answers) if return_outputs else loss
-
-    tokens = setting.tokens("train")
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = (Trainer if teacher is None else Distiller)(
-            model=student,
-            args=TrainingArguments(
-                output_dir=folder,
-                num_train_epochs=setting.optimisation.epochs,
-                per_device_train_batch_size=setting.optimisation.batch_size,
-                learning_rate=setting.optimisation.learning_rate,
-                seed=seed,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-            ),
-            train_dataset=list(range(len(tokens))),
-            data_collator=lambda rows: collated(tokens, rows, student),
-        )
-        trainer.remove_callback(PrinterCallback)
-        if teacher is not None:
-            teacher.to(trainer.args.device)
-        started = time.perf_counter()
-        with quiet_transformers():
-            trainer.train()
-    return student.to("cpu"), time.perf_counter() - started
-
-
-def collated(tokens: Tokens, rows: list[int], model: Any) -> dict[str, Tensor]:
-    batch = collate(tokens, rows, pad_id=pad_id(model))
-    return {"input_ids": batch.input_ids_BL, "attention_mask": batch.attention_mask_BL, "labels": batch.labels_P}
+    seconds = train_plainly(
+        student,
+        setting.tokens("train"),
+        optimisation=setting.optimisation,
+        seed=seed,
+        loss=online_loss if teacher else None,
+    )
+    return student.to("cpu"), seconds
 
 
 def soft_loss(logits: Tensor, taught: Tensor, labels: Tensor, stage: Distill) -> Tensor:
