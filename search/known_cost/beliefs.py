@@ -39,6 +39,8 @@ class Question:
     """The objective that is the time of training; None where it is none of them."""
     reference: Vector | None
     """m, as minimised: the corner from which hypervolume is counted; None: a tenth beyond the worst that is seen."""
+    per_second: bool = True
+    """Whether a gain is divided by the time that it takes; else all plans take as long."""
 
 
 class Beliefs:
@@ -57,7 +59,7 @@ class Beliefs:
     ) -> None:
         """``learned``: the objectives that only training tells; ``known_worst``: m, of the others, over the space."""
         self._observer, self._foreknown, self._learner = learner.observer, foreknown, learner
-        self._seconds = self._of_seconds(outcomes)
+        self._seconds = self._of_seconds(outcomes) if question.per_second else None
         rows, alone = {}, {}
         for axis in learned:
             curve_of = {question.metric: metric_curve, question.time: time_curve}.get(axis, no_curve)
