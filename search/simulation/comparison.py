@@ -54,7 +54,7 @@ class Score:
     """Spent on training, median over seeds."""
     proposal_ms: float
     results_per_s: float
-    """Our own processor's time, medians over seeds."""
+    """Our own time, the latter the processor's, medians over seeds."""
     speed_ups: Mapping[Competitor, SpeedUp]
     """Against each other competitor."""
 

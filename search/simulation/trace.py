@@ -87,7 +87,7 @@ class Trace:
     num_trials: int
     num_stopped: int
     proposal_ms: float
-    """Median of our processor's time for a proposal."""
+    """Median of our time for a proposal."""
     results_per_s: float
     """Trials that were handled in a second of our processor's time, proposals included."""
 
