@@ -101,6 +101,23 @@ def test_fidelities_may_be_shares(tmp_path):
     assert [share for share, _ in found.curve] == pytest.approx([0.125, 0.375, 1.0])
 
 
+def test_rows_before_the_end_need_no_variant(tmp_path):
+    columns = curve_columns()
+    before = _table(tmp_path, CURVES, columns).trainings
+    columns["precision"] = [
+        name if epoch == 3 else None for name, epoch in zip(columns["precision"], columns["epoch"], strict=True)
+    ]
+    assert _table(tmp_path, CURVES, columns).trainings == before
+
+
+def test_a_number_that_is_none_is_no_option(tmp_path):
+    columns = curve_columns()
+    columns["rank"] = [math.nan if rank is None else float(rank) for rank in columns["rank"]]
+    params = CURVES["params"] | {"rank": {"type": "categorical", "when": {"strategy": "lora"}}}
+    (axis,) = [axis for axis in _table(tmp_path, CURVES | {"params": params}, columns).axes if axis.name == "rank"]
+    assert axis.options == (5.0, 7.0)
+
+
 def test_truth_values_are_options_like_others(tmp_path):
     columns = plain_columns() | {"bias": [True, False] * 6}
     problem = PLAIN | {"params": PLAIN["params"] | {"bias": {"type": "categorical"}}}
@@ -223,6 +240,7 @@ def _curves_with(column, row, value):
         (_curves_with("epoch", 0, 0), "fidelity: column 'epoch' holds 0 in row 1; expected a number above 0"),
         (_curves_with("teacher_seconds", 4, None), "shared.teacher: column 'teacher_seconds' holds nan in row 5"),
         (_curves_with("rank", 4, None), "params.rank: no value in row 5"),
+        (_curves_with("precision", 3, None), "id r0: its end has no row for int8"),
     ],
 )
 def test_rows_that_contradict_each_other_are_named(tmp_path, columns, said):
@@ -232,7 +250,7 @@ def test_rows_that_contradict_each_other_are_named(tmp_path, columns, said):
 def test_an_option_that_no_row_has_is_named(tmp_path):
     params = CURVES["params"] | {"rank": {"type": "int", "when": {"strategy": ["lora", "qlora"]}}}
     said = _said(tmp_path, CURVES | {"params": params}, curve_columns())
-    assert "params.rank.when.strategy: found 'qlora', which no row has; expected some of full, lora" in said
+    assert "params.rank.when.strategy: found 'qlora', which no row has; expected some of 'full', 'lora'" in said
 
 
 def test_the_same_fault_in_many_trainings_is_told_of_ten(tmp_path):

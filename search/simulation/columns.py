@@ -124,10 +124,10 @@ def _numbers(column: pa.ChunkedArray, key: str, problems: list[str]) -> Numbers:
 
 
 def _names(column: pa.ChunkedArray) -> list[Value | None]:
-    """What a column holds, truth values as 0 and 1."""
+    """What a column holds, truth values as 0 and 1; None where nothing stands."""
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
-    return list(column.to_pylist())
+    return [None if value != value else value for value in column.to_pylist()]
 
 
 def _bad_costs(problem: Problem, numbers: Mapping[str, Numbers]) -> Iterator[str]:
@@ -169,7 +169,7 @@ def _holds(key: str, axis: Axis, options: Sequence[Value], problems: list[str]) 
     """In which rows ``axis`` is one of ``options``."""
     for option in options:
         if option not in axis.options:
-            known = ", ".join(map(str, axis.options))
+            known = ", ".join(map(repr, axis.options))
             problems.append(f"{key}: found {option!r}, which no row has; expected some of {known}")
     at = [index for index, option in enumerate(axis.options) if option in options]
     return axis.active & np.isin(axis.values, at)

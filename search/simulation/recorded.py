@@ -93,9 +93,10 @@ class _Reader:
         numbers, names, count = columns.numbers, columns.names, columns.num_rows
         self._fidelity = np.ones(count) if problem.fidelity is None else numbers[problem.fidelity]
         self._cost = None if problem.train_cost is None else numbers[problem.train_cost]
-        variants = [ONLY] * count if problem.fan_out is None else [str(name) for name in names[problem.fan_out]]
-        self._options = list(dict.fromkeys(variants))
-        self._rank = np.array([self._options.index(name) for name in variants])
+        variants = [ONLY] * count if problem.fan_out is None else names[problem.fan_out]
+        self._options = [str(name) for name in dict.fromkeys(variants) if name is not None]
+        # A row of no variant says how training went.
+        self._rank = np.array([-1 if name is None else self._options.index(str(name)) for name in variants])
         self._ids = list(range(1, count + 1)) if problem.id is None else names[problem.id]
         self._parts = {name: self._part_costs(name, cost) for name, cost in problem.shared.items()}
 
@@ -157,7 +158,7 @@ class _Reader:
 
     def _variants(self, rows: Rows) -> dict[str, int]:
         """The row of each variant at the end, in the table's order of variants."""
-        last = self._fidelity[rows] == self._fidelity[rows[-1]]
+        last = (self._fidelity[rows] == self._fidelity[rows[-1]]) & (self._rank[rows] >= 0)
         return {self._options[self._rank[row]]: int(row) for row in rows[last]}
 
     def _variant(self, row: int) -> Variant:
