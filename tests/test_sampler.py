@@ -184,14 +184,23 @@ def test_failures_alone_do_not_stop_the_search():
     assert TpeSampler(draw=partial(draw, make_space()), directions=_DIRECTIONS, seed=0)(past, [], 12) is not None
 
 
-def test_a_plan_from_outside_the_space_is_passed_over():
+@pytest.mark.parametrize("name", ["known_cost", "tpe"])
+def test_a_plan_from_outside_the_space_is_passed_over(name):
     """The baseline that a constraint needs, where `full` is not searched."""
     space = replace(make_space(), strategies=("lora", "dft"))
     outside = Draw(strategy="baseline", params={}, plan=baseline(space))
     told = Outcome(number=0, draw=outside, precision="fp32", values=(0.9, 6.0))
     past = [told, *_outcomes(_random_draws(space, 12))]
-    found = TpeSampler(draw=partial(draw, space), directions=_DIRECTIONS, seed=0)(past, [outside], 13)
+    found = _make(name, space, seed=0)(past, [outside], 13)
     assert found.strategy in space.strategies
+
+
+def test_what_was_tried_before_the_space_became_narrower_still_informs():
+    wide, narrow = make_space(), replace(make_space(), strategies=("lora", "dft"), student_layers=(1, 3))
+    past = _outcomes(_random_draws(wide, 12))
+    assert {outcome.draw.strategy for outcome in past} - set(narrow.strategies)
+    found = _make("known_cost", narrow, seed=0)(past, [], 12)
+    assert found.strategy in narrow.strategies
 
 
 def _reached(name, seed, trials):

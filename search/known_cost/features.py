@@ -25,7 +25,8 @@ class Encoder:
     """Numbers on [0, 1], by their logarithm where the range says so; categories as corners that are 1 apart.
 
     A category whose options are all numbers keeps their order. Of a parameter that is not active, a number stands in
-    the middle and a category at the origin.
+    the middle and a category at the origin. Options that the space has no longer stand there too, or between their
+    neighbours.
     """
 
     distributions: Mapping[str, BaseDistribution]
@@ -72,9 +73,8 @@ def _scaled(distribution: FloatDistribution | IntDistribution, value: float) -> 
 def _places(distribution: CategoricalDistribution, values: Sequence[Value | None]) -> Matrix:
     """Options in their order, evenly apart."""
     options = sorted(float(option) for option in distribution.choices)  # type: ignore[arg-type]
-    last = max(len(options) - 1, 1)
-    place = {option: index / last for index, option in enumerate(options)}
-    found = [_ABSENT if value is None else place[float(value)] for value in values]
+    places = np.linspace(0.0, 1.0, len(options)) if len(options) > 1 else np.zeros(1)
+    found = [_ABSENT if value is None else np.interp(float(value), options, places) for value in values]
     return np.array(found, dtype=float).reshape(-1, 1)
 
 
@@ -83,6 +83,6 @@ def _corners(distribution: CategoricalDistribution, values: Sequence[Value | Non
     place = {option: index for index, option in enumerate(distribution.choices)}
     found = np.zeros((len(values), len(place)))
     for row, value in enumerate(values):
-        if value is not None:
+        if value in place:
             found[row, place[value]] = math.sqrt(0.5)
     return found
