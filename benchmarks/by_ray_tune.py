@@ -96,8 +96,10 @@ class Work:
         return load_classifier(folder, labels=self.context.labels, dropout=USUAL_DROPOUT, seed=self.seed)
 
 
-def search(work: Work, *, minutes_left: Callable[[], float]) -> list[dict[str, Any]]:
-    """Search until the time is over; the metrics of each trial that came to its end, its settings under ``config``."""
+def search(work: Work, *, minutes_left: Callable[[], float]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Search until the time is over; the metrics of each trial that came to its end, its settings under ``config``, and
+    the errors in which others ended.
+    """
     import ray
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
@@ -120,9 +122,8 @@ def search(work: Work, *, minutes_left: Callable[[], float]) -> list[dict[str, A
         results = tuner.fit()
     finally:
         ray.shutdown()
-    for error in results.errors:
-        print(f"a trial failed: {error}", flush=True)
-    return [result.metrics for result in results if "accuracy" in (result.metrics or {})]
+    ended = [result.metrics for result in results if "accuracy" in (result.metrics or {})]
+    return ended, [str(error) for error in results.errors]
 
 
 def train_driver(config: Settings, *, work: Work) -> None:

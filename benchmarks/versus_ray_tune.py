@@ -59,12 +59,19 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     result = opened(options)
     write(result, options)
-    for seed in range(options.seeds):
-        for side in SIDES if options.side == "both" else [options.side]:
-            if not any((run["side"], run["seed"]) == (side, seed) for run in result["runs"]):
-                result["runs"].append(carried_out(side, seed, options))
-                write(result, options)
+    done = {(run["side"], run["seed"]) for run in result["runs"]}
+    for side, seed in turns(options):
+        if (side, seed) not in done:
+            result["runs"].append(carried_out(side, seed, options))
+            write(result, options)
     print(text(result))
+
+
+def turns(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Sides and seeds; who was first is second the next time, since a machine changes with the hours."""
+    sides = list(SIDES) if options.side == "both" else [options.side]
+    for seed in range(options.seeds):
+        yield from ((side, seed) for side in (sides[::-1] if seed % 2 else sides))
 
 
 def opened(options: argparse.Namespace) -> dict[str, Any]:
@@ -133,10 +140,11 @@ def carried_out(side: str, seed: int, options: argparse.Namespace) -> dict[str, 
         raise SystemExit(f"{side}, seed {seed}: ended with {process.exitcode}, see above; the same command goes on")
     wall_s = time.time() - assignment.began
     found = json.loads(assignment.found.read_text())
-    rows = [{"seconds": row.pop("finished_at") - assignment.began, **row} for row in found]
+    rows = [{"seconds": row.pop("finished_at") - assignment.began, **row} for row in found["rows"]]
     # Models of gigabytes, which nobody needs any more.
     shutil.rmtree(folder)
-    return {"side": side, "seed": seed, "wall_s": wall_s, "rows": sorted(rows, key=lambda row: row["seconds"])}
+    rows.sort(key=lambda row: row["seconds"])
+    return {"side": side, "seed": seed, "wall_s": wall_s, "rows": rows, "failed": found["failed"]}
 
 
 def compared(result: dict[str, Any]) -> list[dict[str, float]]:
@@ -184,15 +192,23 @@ def write(result: dict[str, Any], options: argparse.Namespace) -> None:
 
 def text(result: dict[str, Any]) -> str:
     """The figures as lines to read."""
-    lines = [f"{run['side']}, seed {run['seed']}: {len(run['rows'])} variants" for run in result["runs"]]
+    lines = [
+        f"{run['side']}, seed {run['seed']}: {len(run['rows'])} variants, {len(run['failed'])} trials failed"
+        for run in result["runs"]
+    ]
     found = compared(result)
-    for one in found:
-        volumes = f"hypervolume {one['distune_hypervolume']:.4f} against Ray Tune's {one['ray_hypervolume']:.4f}"
-        times = f"the latter after {one['distune_s']:.0f} against {one['ray_s']:.0f} s"
-        lines.append(f"seed {one['seed']}: {volumes}; {times}: {one['ratio']:.2f}x")
+    lines += map(_said, found)
     if ratios := [one["ratio"] for one in found if not math.isnan(one["ratio"])]:
         lines.append(f"median of {len(ratios)} seeds: {statistics.median(ratios):.2f}x")
     return "\n".join(lines)
+
+
+def _said(one: dict[str, float]) -> str:
+    if math.isnan(one["ratio"]):
+        return f"seed {one['seed']}: Ray Tune found nothing; distune's hypervolume {one['distune_hypervolume']:.4f}"
+    volumes = f"hypervolume {one['distune_hypervolume']:.4f} against Ray Tune's {one['ray_hypervolume']:.4f}"
+    ours = f"after {one['distune_s']:.0f}" if one["ratio"] else "never"
+    return f"seed {one['seed']}: {volumes}; the latter {ours} against {one['ray_s']:.0f} s: {one['ratio']:.2f}x"
 
 
 def arguments() -> argparse.Namespace:

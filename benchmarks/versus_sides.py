@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from by_ray_tune import STRATEGIES, STUDENT_LAYERS, Work, search
 from tasks import EXAMPLES, prepared_task
 
 from search.engine import Search
+from search.records import Record
 from search.run import num_layers
 
 SPEC = EXAMPLES / "docstrings.yaml"
 
-Rows = list[dict[str, Any]]
-"""What a side found, JSON. ``num_layers`` is None where it is the base's."""
+Outcome = dict[str, list[Any]]
+"""JSON: ``rows``, a deployed model each, ``num_layers`` None where it is the base's; ``failed``, an error each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +63,17 @@ def search_alone(assignment: Assignment) -> None:
     assignment.found.write_text(json.dumps(SIDES[assignment.side](assignment)))
 
 
-def by_distune(assignment: Assignment) -> Rows:
+def by_distune(assignment: Assignment) -> Outcome:
     """``distune search`` at its defaults."""
     settings = settings_of(limit=assignment.limit, seed=assignment.seed)
     own = [f"budget={{minutes: {assignment.minutes}}}", f"storage={assignment.folder}"]
     run = Search.from_yaml(SPEC, [*settings, *own]).run()
-    return [
+    return outcome_of(run.records)
+
+
+def outcome_of(records: Sequence[Record]) -> Outcome:
+    """What a run's records say."""
+    rows = [
         {
             "finished_at": record.finished_at,
             "accuracy": record.quality,
@@ -77,12 +83,13 @@ def by_distune(assignment: Assignment) -> Rows:
             "strategy": record.strategy,
             "params": dict(record.params),
         }
-        for record in run.records
+        for record in records
         if record.status == "complete"
     ]
+    return {"rows": rows, "failed": [record.error for record in records if record.status == "failed"]}
 
 
-def by_ray(assignment: Assignment) -> Rows:
+def by_ray(assignment: Assignment) -> Outcome:
     """The search written by hand."""
     prepared = prepared_task(
         SPEC, settings_of(limit=assignment.limit, seed=assignment.seed), store=assignment.folder / "store"
@@ -94,7 +101,8 @@ def by_ray(assignment: Assignment) -> Rows:
         seed=assignment.seed,
         folder=assignment.folder,
     )
-    return [
+    ended, failed = search(work, minutes_left=lambda: assignment.minutes_left)
+    rows = [
         {
             "finished_at": metrics["finished_at"],
             "accuracy": metrics["accuracy"],
@@ -104,8 +112,9 @@ def by_ray(assignment: Assignment) -> Rows:
             "strategy": metrics["config"]["strategy"],
             "params": metrics["config"],
         }
-        for metrics in search(work, minutes_left=lambda: assignment.minutes_left)
+        for metrics in ended
     ]
+    return {"rows": rows, "failed": failed}
 
 
-SIDES: dict[str, Callable[[Assignment], Rows]] = {"distune": by_distune, "ray": by_ray}
+SIDES: dict[str, Callable[[Assignment], Outcome]] = {"distune": by_distune, "ray": by_ray}

@@ -1,9 +1,12 @@
 """A search against another one: hypervolume over time, how much sooner, and that both search the same space."""
 
+import argparse
+import json
 import math
 import random
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from by_ray_tune import BATCH_SIZE, STRATEGIES, TEACHER, define_space
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
-from versus_ray_tune import compared
+from versus_ray_tune import compared, text, write
 from versus_sides import SPEC, settings_of
 
 from search.optuna_terms import DistributionChooser
@@ -95,6 +98,29 @@ def test_comparison_scores_both_sides_by_the_same_latencies() -> None:
     result = {"runs": runs, "latency_ms": costs, "base_layers": 6, "num_labels": 5, "settings": {"minutes": 2}}
     (one,) = compared(result)
     assert (one["distune_hypervolume"], one["ratio"]) == (one["ray_hypervolume"], 3.0)
+
+
+def test_a_side_that_found_nothing_is_said_and_is_null_in_the_file(tmp_path: Path) -> None:
+    row = {"accuracy": 0.6, "seconds": 90.0, "num_layers": 1, "precision": "int8"}
+    runs = [
+        {"side": side, "seed": seed, "rows": [row] if found else [], "failed": ["out of memory"]}
+        for side, seed, found in (("distune", 0, True), ("ray", 0, False), ("distune", 1, False), ("ray", 1, True))
+    ]
+    costs = {"6 layers, fp32": 10.0, "1 layers, int8": 1.0}
+    result = {"runs": runs, "latency_ms": costs, "base_layers": 6, "num_labels": 5, "settings": {"minutes": 2}}
+    assert text(result).splitlines() == [
+        "distune, seed 0: 1 variants, 1 trials failed",
+        "ray, seed 0: 0 variants, 1 trials failed",
+        "distune, seed 1: 0 variants, 1 trials failed",
+        "ray, seed 1: 1 variants, 1 trials failed",
+        "seed 0: Ray Tune found nothing; distune's hypervolume 0.5000",
+        "seed 1: hypervolume 0.0000 against Ray Tune's 0.5000; the latter never against 90 s: 0.00x",
+        "median of 1 seeds: 0.00x",
+    ]
+    write(result, argparse.Namespace(json=tmp_path / "result.json"))
+    written = json.loads((tmp_path / "result.json").read_text())["compared"]
+    assert [one["ratio"] for one in written] == [None, 0.0]
+    assert written[1]["distune_s"] is None
 
 
 class AsTrial:
