@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from search.fitting import without
+from search.foreknown import work_of
 from search.goals import Goals
 from search.records import COST_COLUMNS
 from search.spec import Spec, space_of
@@ -15,6 +16,7 @@ from spaces.canonical import fingerprint
 from spaces.draw import Draw, opening, restrict, shapes
 from spaces.methods.finetune import baseline
 from spaces.methods.vocabulary import KeepVocabulary
+from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.space import Space
 from spaces.targets import TARGETS, Precision
@@ -205,12 +207,20 @@ def feasible_space(prepared: Prepared, rows: list[CostRow]) -> Space:
 
 
 def first_draws(space: Space, goals: Goals) -> tuple[Draw, ...]:
-    """The first proposals: the baseline where something is compared with it, and each strategy at its defaults."""
-    draws = {draw.plan.fingerprint: draw for draw in opening(space)}
+    """The first proposals: the baseline where something is compared with it, and each strategy at its defaults.
+
+    What takes least comes first, so that a budget which ends early has seen as many strategies as it could.
+    """
+    draws = {draw.fingerprint: draw for draw in sorted(opening(space), key=lambda draw: _work(draw.plan, space))}
     reference = baseline(space)
     if goals.needs_baseline() and reference.fingerprint not in draws:
         return (Draw(strategy="baseline", params={}, plan=reference), *draws.values())
     return tuple(draws.values())
+
+
+def _work(plan: Plan, space: Space) -> float:
+    """Of training all of ``plan``, in no unit: by layers, as if time were theirs alone."""
+    return sum(work_of(part, {part.shape: float(space.num_layers(part.shape))}) for part in plan.trained_prefixes())
 
 
 def _tokenise(rows: AnyRows, model: ModelInfo, context: Context, max_tokens: int, say: Say) -> dict[str, str]:

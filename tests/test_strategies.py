@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import make_space
 
+from search.goals import Goals
+from search.prepare import first_draws
 from spaces.catalogue import CATALOGUE, PARAMETERS
 from spaces.choosers import FixedChooser, MiddleChooser, RandomChooser, RecordingChooser
 from spaces.draw import draw, opening, restrict, shapes
@@ -16,6 +18,7 @@ from spaces.methods.distill import Distill
 from spaces.methods.finetune import Finetune, baseline
 from spaces.methods.vocabulary import KeepVocabulary
 from spaces.needs import NEEDS
+from spaces.objectives import parse_constraint
 from spaces.plan import Plan
 from spaces.ranges import Choice
 from spaces.space import CUT, Space, Student
@@ -216,6 +219,15 @@ def test_the_opening_tries_every_strategy_once(space):
     assert [found.strategy for found in draws] == list(space.strategies)
     for found in draws:
         assert draw(space, FixedChooser({"strategy": found.strategy, **found.params})) == found
+
+
+def test_a_search_opens_with_what_takes_least_behind_the_baseline():
+    space = replace(make_space(), strategies=("dft", "small_finetune", "lora", "distill_feature"))
+    plain = Goals(metric="accuracy", objectives=("accuracy", "latency_ms"))
+    names = [found.strategy for found in first_draws(space, plain)]
+    assert names.index("small_finetune") < names.index("dft") < names.index("distill_feature")
+    relative = replace(plain, constraints=(parse_constraint("accuracy >= 0.98 * baseline"),))
+    assert [found.strategy for found in first_draws(space, relative)] == ["baseline", *names]
 
 
 def test_the_opening_stands_at_the_defaults_and_spreads_the_sizes():
