@@ -96,7 +96,7 @@ class Work:
         return load_classifier(folder, labels=self.context.labels, dropout=USUAL_DROPOUT, seed=self.seed)
 
 
-def search(work: Work, *, minutes_left: Callable[[], float]) -> tuple[list[dict[str, Any]], list[str]]:
+def search(work: Work, *, seconds_left: Callable[[], float]) -> tuple[list[dict[str, Any]], list[str]]:
     """Search until the time is over; the metrics of each trial that came to its end, its settings under ``config``, and
     the errors in which others ended.
     """
@@ -115,7 +115,7 @@ def search(work: Work, *, minutes_left: Callable[[], float]) -> tuple[list[dict[
                 ),
                 num_samples=-1,
                 max_concurrent_trials=os.cpu_count(),
-                time_budget_s=60 * minutes_left(),
+                time_budget_s=seconds_left(),
             ),
             run_config=tune.RunConfig(name="tune", storage_path=str(work.folder), verbose=0),
         )

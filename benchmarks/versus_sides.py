@@ -34,9 +34,9 @@ class Assignment:
     """Its own, empty."""
 
     @property
-    def minutes_left(self) -> float:
-        """Not below 0."""
-        return max(0.0, self.minutes - (time.time() - self.began) / 60)
+    def seconds_left(self) -> float:
+        """At least one: Ray Tune takes 0 for no limit at all."""
+        return max(1.0, self.began + 60 * self.minutes - time.time())
 
     @property
     def found(self) -> Path:
@@ -101,7 +101,7 @@ def by_ray(assignment: Assignment) -> Outcome:
         seed=assignment.seed,
         folder=assignment.folder,
     )
-    ended, failed = search(work, minutes_left=lambda: assignment.minutes_left)
+    ended, failed = search(work, seconds_left=lambda: assignment.seconds_left)
     rows = [
         {
             "finished_at": metrics["finished_at"],
