@@ -59,7 +59,6 @@ TWINS = 0.2
 """Share of the plans that come again with the next seed."""
 WRITE_EVERY = 20
 """Plans after which the table is written anew."""
-_PROBES = 3
 
 Record = dict[str, Any]
 """What is known of a plan that was carried out; JSON."""
@@ -167,24 +166,22 @@ def proposals(space: Space, seed: int) -> Iterator[Draw]:
 def probe_apart(
     shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
 ) -> CostRow:
-    """``quiet_probe`` in a fresh process, so that its memory is its own."""
+    """``patient_probe`` in a fresh process, so that its memory is its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         asked = {"reference": reference, "sequence_length": sequence_length}
-        return pool.submit(quiet_probe, shape, precision, context, **asked).result()
+        return pool.submit(patient_probe, shape, precision, context, **asked).result()
 
 
-def quiet_probe(
+def patient_probe(
     shape: Shape, precision: Precision, context: Context, *, reference: Shape, sequence_length: int
 ) -> CostRow:
-    """``probe`` some times, and of those the fastest; memory is that of the first, which finds none in use.
+    """``probe``, timed by the processor's clock: on an idle core that is the same.
 
-    A process that must wait for a core waits in the middle of a call now and then, and a ratio of medians does not
-    cancel it where that is every other call.
+    On a busy machine it is not: a process that must wait for a core does so in the middle of every other call, and what
+    should take 5 ms was once measured as 13.
     """
-    rows = [
-        probe(shape, precision, context, reference=reference, sequence_length=sequence_length) for _ in range(_PROBES)
-    ]
-    return replace(min(rows, key=lambda row: row.latency_ms), memory_mb=rows[0].memory_mb)
+    with processor_seconds():
+        return probe(shape, precision, context, reference=reference, sequence_length=sequence_length)
 
 
 def recorded_task(options: argparse.Namespace) -> Prepared:

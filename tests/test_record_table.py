@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import record_table
 from record_rows import problem_of, rows_of
-from record_table import arguments, proposals, quiet_probe, record_all, recorded_task
+from record_table import arguments, patient_probe, proposals, record_all, recorded_task
 from tasks import silent
 from tiny_search import FAST, LABELS, tiny_spec, write_rows
 
@@ -48,7 +48,7 @@ def asked(examples: Path, folder: Path, *, plans: int) -> argparse.Namespace:
 
 def record(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Record, and read the table's rows."""
-    record_all(recorded_task(options), options, measure_cost=quiet_probe)
+    record_all(recorded_task(options), options, measure_cost=patient_probe)
     return pq.read_table(options.tables / "tiny.parquet").to_pylist()
 
 
