@@ -93,13 +93,6 @@ class Places:
             strategies=np.array([entries[number].strategy for number in found], dtype=object),
         )
 
-    def __add__(self, other: "Places") -> "Places":
-        """Those of both."""
-        if not len(self.numbers) or not len(other.numbers):
-            return self if len(self.numbers) else other
-        mine, its = vars(self), vars(other)
-        return Places(**{name: np.concatenate([mine[name], its[name]]) for name in mine})
-
 
 NOWHERE = Places(
     numbers=np.empty(0, dtype=np.int64),

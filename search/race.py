@@ -39,14 +39,11 @@ class Race:
     floor: float = -math.inf
     """Quality below which the constraints forbid a plan."""
     tracks: Tracks | None = None
-    """Entries of plans that are under way no more, to be read faster."""
+    """The same entries, where they are read faster."""
 
     def places(self, fidelity: float) -> Places:
         """The plans that have been at ``fidelity``, but for those whose quality is no number there."""
-        if self.tracks is None:
-            return Places.of(self.entries, fidelity)
-        rest = {number: self.entries[number] for number in self.entries.keys() - self.tracks.numbers}
-        return self.tracks.at(fidelity) + Places.of(rest, fidelity)
+        return Places.of(self.entries, fidelity) if self.tracks is None else self.tracks.at(fidelity)
 
     def is_reached(self, target: str, *, quality: float, costs: Sequence[float]) -> bool:
         """Whether a complete variant on the target is as good as ``quality`` at no higher cost."""

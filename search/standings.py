@@ -38,21 +38,22 @@ class Standings:
 
     def hear(self, proposal: Proposal, standing: Standing) -> None:
         """A plan under way has reported this much so far."""
-        self._tracks.remove(proposal.number)
-        if standing.curve:
-            self._entries[proposal.number] = self._teller.of_standing(proposal, standing)
-        else:
-            self._entries.pop(proposal.number, None)
+        if not standing.curve:
+            self.forget(proposal.number)
+            return
+        self._entries[proposal.number] = entry = self._teller.of_standing(proposal, standing)
+        self._tracks.extend(proposal.number, entry)
 
     def forget(self, number: int) -> None:
         """A plan is under way no more."""
         self._entries.pop(number, None)
+        self._tracks.remove(number)
 
     def settle(self, proposal: Proposal, records: Sequence[Record]) -> None:
         """A plan has all of its records."""
         if records[0].curve:
             self._entries[proposal.number] = entry = self._teller.of_records(proposal, records)
-            self._tracks.add(proposal.number, entry)
+            self._tracks.put(proposal.number, entry)
         for record in records:
             is_there = record.status == "complete" and self._teller.goals.feasible(record, baseline=self._baseline)
             if is_there and (point := self._teller.point(record)) is not None:

@@ -3,114 +3,138 @@
 n = plans, P = points of all their curves, g = costs that grow.
 """
 
-from array import array
 from collections.abc import Set
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search.entries import NOWHERE, Entry, Numbers, Places
 
+_ROOM = 8
+"""Points that a new curve has room for; twice what it has when that is full."""
+
 
 class Tracks:
-    """Entries of plans that are under way no more, read as ``Places.of`` reads them one by one."""
+    """Entries, read as ``Places.of`` reads them one by one."""
 
     def __init__(self) -> None:
         self._rows: dict[int, int] = {}
-        self._numbers, self._starts = array("q"), array("q")
-        self._fidelities, self._values = array("d"), array("d")
-        self._known, self._before, self._ends = array("d"), array("d"), array("d")
-        self._strategies: list[str] = []
-        self._arrays: _Arrays | None = None
+        self._num_rows = self._num_points = 0
+        self._of_rows: dict[str, NDArray[Any]] = {}
+        self._of_points: dict[str, NDArray[Any]] = {}
 
     @property
     def numbers(self) -> Set[int]:
         """Of the plans."""
         return self._rows.keys()
 
-    def add(self, number: int, entry: Entry) -> None:
-        """One more plan. A number that is there stays as it is."""
-        if number in self._rows:
+    def put(self, number: int, entry: Entry) -> None:
+        """Take in a plan, in the place of what is there under its number."""
+        self.remove(number)
+        self._add(number, entry, room=len(entry.curve))
+
+    def extend(self, number: int, entry: Entry) -> None:
+        """Take in a plan under way: mostly what is there under its number, and further points."""
+        row = self._rows.get(number)
+        if row is not None and self._goes_on(row, entry):
+            self._write(row, entry, since=int(self._of_rows["lengths"][row]))
             return
-        self._rows[number] = len(self._numbers)
-        self._numbers.append(number)
-        self._starts.append(len(self._fidelities))
-        growing = entry.growing
-        for index, (fidelity, quality) in enumerate(entry.curve):
-            self._fidelities.append(fidelity)
-            self._values.extend((quality, *(cost.curve[index][1] for cost in growing)))
-        self._known.extend(entry.known)
-        self._before.extend(cost.before for cost in growing)
-        self._ends.append(entry.end)
-        self._strategies.append(entry.strategy)
-        self._arrays = None
+        self.remove(number)
+        self._add(number, entry, room=max(_ROOM, 2 * len(entry.curve)))
+
+    def _goes_on(self, row: int, entry: Entry) -> bool:
+        """Whether an entry begins as the one that is there, and has room."""
+        length = int(self._of_rows["lengths"][row])
+        if not length <= len(entry.curve) <= self._of_rows["rooms"][row]:
+            return False
+        last = int(self._of_rows["starts"][row]) + length - 1
+        there = self._of_points["fidelities"][last], self._of_points["values"][last, 0]
+        return there == entry.curve[length - 1]
 
     def remove(self, number: int) -> None:
-        """A plan is under way again."""
+        """Leave a plan out from now on."""
         if (row := self._rows.pop(number, None)) is not None:
-            self._numbers[row] = -1
-            self._arrays = None
+            self._of_rows["numbers"][row] = -1
 
     def at(self, fidelity: float) -> Places:
         """The plans whose reports reach from ``fidelity`` or before to it or further, on the line between two."""
-        if not self._numbers:
+        if not self._rows:
             return NOWHERE
-        there = self._arrays = self._arrays or self._as_arrays()
-        before = np.add.reduceat(there.fidelities < fidelity, there.starts, dtype=np.int64)
-        after = there.starts + before
-        spans = (there.numbers >= 0) & (after < there.stops)
-        spans[spans] &= (before[spans] > 0) | (there.fidelities[after[spans]] == fidelity)
-        rows, after = np.flatnonzero(spans), after[spans]
-        values = _between(there, after, fidelity)
-        values[:, 1:] += there.before[rows]
-        finite = np.isfinite(values[:, 0])
-        rows, values = rows[finite], values[finite]
+        rows = {name: found[: self._num_rows] for name, found in self._of_rows.items()}
+        fidelities, values = (found[: self._num_points] for found in self._of_points.values())
+        before = np.add.reduceat(fidelities < fidelity, rows["starts"], dtype=np.int64)
+        spans = (rows["numbers"] >= 0) & (before < rows["lengths"])
+        after = rows["starts"] + before
+        spans[spans] &= (before[spans] > 0) | (fidelities[after[spans]] == fidelity)
+        there = np.flatnonzero(spans)
+        told = _between(fidelities, values, after[there], fidelity)
+        told[:, 1:] += rows["before"][there]
+        finite = np.isfinite(told[:, 0])
+        there, told = there[finite], told[finite]
         return Places(
-            numbers=there.numbers[rows],
-            qualities=values[:, 0],
-            costs=np.hstack([there.known[rows], values[:, 1:]]),
-            ends=there.ends[rows],
-            strategies=there.strategies[rows],
+            numbers=rows["numbers"][there],
+            qualities=told[:, 0],
+            costs=np.hstack([rows["known"][there], told[:, 1:]]),
+            ends=rows["ends"][there],
+            strategies=rows["strategies"][there],
         )
 
-    def _as_arrays(self) -> "_Arrays":
-        count, starts = len(self._numbers), np.array(self._starts)
-        return _Arrays(
-            numbers=np.array(self._numbers),
-            starts=starts,
-            stops=np.append(starts[1:], len(self._fidelities)),
-            fidelities=np.array(self._fidelities),
-            values=np.array(self._values).reshape(len(self._fidelities), -1),
-            known=np.array(self._known).reshape(count, -1),
-            before=np.array(self._before).reshape(count, -1),
-            ends=np.array(self._ends),
-            strategies=np.array(self._strategies, dtype=object),
-        )
+    def _add(self, number: int, entry: Entry, *, room: int) -> int:
+        row = self._rows[number] = self._num_rows
+        self._make_room(entry, points=room)
+        self._of_rows["numbers"][row] = number
+        self._of_rows["starts"][row] = self._num_points
+        self._of_rows["rooms"][row] = room
+        # Where nothing is written yet, no fidelity is below the one that is asked for.
+        self._of_points["fidelities"][self._num_points : self._num_points + room] = np.inf
+        self._num_rows, self._num_points = row + 1, self._num_points + room
+        self._write(row, entry, since=0)
+        return row
+
+    def _write(self, row: int, entry: Entry, *, since: int) -> None:
+        start, growing = int(self._of_rows["starts"][row]), entry.growing
+        for index in range(since, len(entry.curve)):
+            fidelity, quality = entry.curve[index]
+            self._of_points["fidelities"][start + index] = fidelity
+            self._of_points["values"][start + index] = (quality, *(cost.curve[index][1] for cost in growing))
+        self._of_rows["lengths"][row] = len(entry.curve)
+        self._of_rows["known"][row] = entry.known
+        self._of_rows["before"][row] = [cost.before for cost in growing]
+        self._of_rows["ends"][row] = entry.end
+        self._of_rows["strategies"][row] = entry.strategy
+
+    def _make_room(self, entry: Entry, *, points: int) -> None:
+        if not self._of_rows:
+            num_growing = len(entry.growing)
+            whole = dict.fromkeys(("numbers", "starts", "lengths", "rooms"), np.empty(0, dtype=np.int64))
+            self._of_rows = whole | {
+                "known": np.empty((0, len(entry.known))),
+                "before": np.empty((0, num_growing)),
+                "ends": np.empty(0),
+                "strategies": np.empty(0, dtype=object),
+            }
+            self._of_points = {"fidelities": np.empty(0), "values": np.zeros((0, 1 + num_growing))}
+        self._of_rows = {name: _with_room(found, self._num_rows + 1) for name, found in self._of_rows.items()}
+        self._of_points = {
+            name: _with_room(found, self._num_points + points) for name, found in self._of_points.items()
+        }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Arrays:
-    numbers: NDArray[np.int64]
-    """-1 for one that was removed."""
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    """n each: first and one past the last of a plan's points."""
-    fidelities: Numbers
-    values: Numbers
-    """P × (1 + g): quality and growing costs."""
-    known: Numbers
-    before: Numbers
-    """n × g."""
-    ends: Numbers
-    strategies: NDArray[np.object_]
+def _with_room(found: NDArray[Any], size: int) -> NDArray[Any]:
+    """``found``, or where it is smaller than ``size`` a copy of at least twice its length."""
+    if size <= len(found):
+        return found
+    larger = np.zeros((max(size, 2 * len(found)), *found.shape[1:]), dtype=found.dtype)
+    larger[: len(found)] = found
+    return larger
 
 
-def _between(there: _Arrays, after: NDArray[np.int64], fidelity: float) -> Numbers:
+def _between(fidelities: Numbers, values: Numbers, after: NDArray[np.int64], fidelity: float) -> Numbers:
     """Values at ``fidelity`` of curves of which ``after`` are the first points that are there or past it."""
-    exact = there.fidelities[after] == fidelity
+    exact = fidelities[after] == fidelity
     left = np.where(exact, after, after - 1)
-    width = np.where(exact, 1.0, there.fidelities[after] - there.fidelities[left])
-    share = (fidelity - there.fidelities[left]) / width
-    start, end = there.values[left], there.values[after]
+    width = np.where(exact, 1.0, fidelities[after] - fidelities[left])
+    share = (fidelity - fidelities[left]) / width
+    start, end = values[left], values[after]
     return np.asarray(start + (end - start) * share[:, None])
