@@ -23,7 +23,7 @@ def question_of(goals: Goals, *, reference: Vector | None = None) -> Question:
     names = [name for name, _ in goals.axes]
     metric = names.index(goals.metric) if goals.metric in names else None
     time = next((axis for axis, name in enumerate(names) if goals.columns[name].grows), None)
-    return Question(signs=_signs(goals), metric=metric, time=time, reference=reference)
+    return Question(signs=np.array(goals.signs), metric=metric, time=time, reference=reference)
 
 
 class CostTableForeknown:
@@ -33,7 +33,7 @@ class CostTableForeknown:
         """``variants``: the precisions that every plan is deployed at."""
         self.variants = tuple(variants)
         self._goals, self._costs, self._share_left = goals, costs, share_left
-        self._signs, self._of_shapes = _signs(goals), dict[Any, Vector]()
+        self._signs, self._of_shapes = np.array(goals.signs), dict[Any, Vector]()
 
     def values(self, draws: Sequence[Draw]) -> Vector:
         """Draws × variants × objectives, minimised: NaN where only training tells, inf for what is ruled out."""
@@ -58,10 +58,6 @@ class CostTableForeknown:
         if None in found:
             return np.full(len(self._signs), np.inf)
         return np.array(found, dtype=float) * self._signs
-
-
-def _signs(goals: Goals) -> Vector:
-    return np.array([1.0 if direction == "min" else -1.0 for direction in goals.directions])
 
 
 class SharesLeft:

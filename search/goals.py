@@ -38,6 +38,11 @@ class Goals:
         """Whether each axis is to rise or to fall."""
         return tuple(self.columns[name].direction for name, _ in self.axes)
 
+    @property
+    def signs(self) -> tuple[float, ...]:
+        """What each axis is multiplied with to be minimised."""
+        return tuple(1.0 if direction == "min" else -1.0 for direction in self.directions)
+
     def values(self, records: Sequence[Record]) -> tuple[float, ...] | None:
         """The axes of one variant, from its records on every target; None if one is missing or not finite."""
         by_target = {record.target: record for record in records}

@@ -39,8 +39,7 @@ class Findings:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         goals = self.yardstick.goals
-        signs = [1.0 if direction == "min" else -1.0 for direction in goals.directions]
-        reference = (self.yardstick.reference * signs).tolist()
+        reference = (self.yardstick.reference * goals.signs).tolist()
         return {
             "problem": self.name,
             "objectives": dict(zip(goals.objectives, goals.directions, strict=True)),

@@ -65,8 +65,7 @@ SAMPLERS: dict[str, Maker] = {
 
 def _ours(name: str, given: Given) -> Propose:
     goals, reference = given.goals, given.table.problem.reference
-    signs = [1.0 if direction == "min" else -1.0 for direction in goals.directions]
-    corner = [sign * reference[of] for sign, of in zip(signs, goals.objectives, strict=True)] if reference else None
+    corner = np.array([reference[name] for name in goals.objectives]) * goals.signs if reference else None
     foreknown = CostTableForeknown(
         goals,
         given.costs,
@@ -79,7 +78,7 @@ def _ours(name: str, given: Given) -> Propose:
         goals=goals,
         seed=given.seed,
         foreknown=foreknown,
-        reference=None if corner is None else np.array(corner),
+        reference=corner,
         settle=given.answers.settle,
     )
 

@@ -63,7 +63,7 @@ class Yardstick:
         return None if values is None else self._minimised(np.array([values]))[0]
 
     def _minimised(self, values: Points) -> Points:
-        return values * np.array([-1.0 if direction == "max" else 1.0 for direction in self.goals.directions])
+        return values * np.array(self.goals.signs)
 
 
 @dataclass(frozen=True, kw_only=True)
