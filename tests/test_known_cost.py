@@ -18,7 +18,7 @@ from search.known_cost.features import Encoder
 from search.known_cost.gain import expected_gain
 from search.known_cost.gaussian_process import Hyperparameters, Posterior, fit
 from search.known_cost.surrogate import Surrogate, Warp
-from search.pareto import hypervolume
+from search.pareto import free_boxes, hypervolume
 
 _SCALES = np.array([0.4, 1.5, 3.0])
 
@@ -122,7 +122,7 @@ def test_shortfalls_are_integrals_of_the_distribution():
     surrogate, values = _surrogate()
     queries = np.random.default_rng(1).random((5, 3))
     thresholds = np.array([values.min() - 0.2, values.min(), np.median(values), values.max() + 1])
-    found = surrogate.shortfall(queries, thresholds)
+    found = surrogate.at(queries).shortfall(thresholds)
     mean, deviation = surrogate._posterior(queries)
     line = np.linspace(values.min() - 10, values.max() + 1, 400_001)
     below = norm.cdf((surrogate._warp(line) - mean[:, None]) / deviation[:, None])
@@ -133,8 +133,10 @@ def test_shortfalls_are_integrals_of_the_distribution():
 def test_the_median_and_the_chance_agree():
     surrogate, values = _surrogate()
     queries = np.random.default_rng(2).random((4, 3))
-    shifted = Surrogate(*(_data()[0], values - surrogate.median(queries)[0], np.arange(3)), surrogate.hyperparameters)
-    assert shifted.below_zero(queries)[0] == pytest.approx(0.5, abs=0.02)
+    shifted = Surrogate(
+        *(_data()[0], values - surrogate.at(queries).median()[0], np.arange(3)), surrogate.hyperparameters
+    )
+    assert shifted.at(queries).below_zero()[0] == pytest.approx(0.5, abs=0.02)
 
 
 # Gain -----------------------------------------------------------------------------------------------------------------
@@ -143,11 +145,11 @@ def test_the_median_and_the_chance_agree():
 class _Normal:
     """Values that are normal at each candidate; queries hold mean and deviation."""
 
-    def __init__(self, column):
-        self._columns = slice(2 * column, 2 * column + 2)
+    def __init__(self, queries, column):
+        self._moments = queries[:, 2 * column : 2 * column + 2].T
 
-    def shortfall(self, queries, thresholds):
-        mean, deviation = queries[:, self._columns].T
+    def shortfall(self, thresholds):
+        mean, deviation = self._moments
         z = (thresholds[None, :] - mean[:, None]) / deviation[:, None]
         return deviation[:, None] * (z * norm.cdf(z) + norm.pdf(z))
 
@@ -160,9 +162,8 @@ def test_the_expected_gain_is_that_of_many_draws(seed, num_objectives, size):
     learned = sorted(rng.choice(num_objectives, size=rng.integers(1, num_objectives + 1), replace=False))
     known = rng.random((1, num_objectives))
     queries = np.stack([rng.random(num_objectives), rng.uniform(0.05, 0.3, num_objectives)], axis=1).reshape(1, -1)
-    found = expected_gain(
-        front, reference, known=known, queries=queries, learned={int(axis): _Normal(axis) for axis in learned}
-    )
+    predictions = {int(axis): _Normal(queries, axis) for axis in learned}
+    found = expected_gain(free_boxes(front, reference), known=known, learned=predictions)
     points = np.repeat(known, 4000, axis=0)
     for axis in learned:
         points[:, axis] = rng.normal(queries[0, 2 * axis], queries[0, 2 * axis + 1], 4000)
@@ -175,7 +176,15 @@ def test_the_expected_gain_is_that_of_many_draws(seed, num_objectives, size):
 def test_with_everything_known_the_gain_is_exact_and_what_is_ruled_out_gains_nothing():
     front, reference = np.array([[0.2, 0.8], [0.6, 0.3]]), np.ones(2)
     known = np.array([[0.4, 0.4], [0.7, 0.9], [np.inf, np.inf], [0.1, 0.1]])
-    found = expected_gain(front, reference, known=known, queries=np.zeros((4, 0)), learned={})
+    found = expected_gain(free_boxes(front, reference), known=known, learned={})
     before = hypervolume(front, reference)
     exact = [hypervolume(np.vstack([front, point]), reference) - before for point in known[[0, 1, 3]]]
     assert found == pytest.approx([exact[0], 0.0, 0.0, exact[2]])
+
+
+def test_what_is_ruled_out_gains_nothing_where_all_objectives_are_learned():
+    queries = np.array([[0.2, 0.1, 0.2, 0.1]] * 2)
+    known = np.array([[np.nan, np.nan], [np.inf, np.inf]])
+    predictions = {axis: _Normal(queries, axis) for axis in (0, 1)}
+    found = expected_gain(free_boxes(np.zeros((0, 2)), np.ones(2)), known=known, learned=predictions)
+    assert found[0] > 0.5 and found[1] == 0.0

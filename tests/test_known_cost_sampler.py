@@ -168,7 +168,7 @@ def test_the_pace_of_stopped_plans_tells_which_will_take_long():
     ]  # fmt: skip
     sampler = _sampler(foreknown=_Timed(), question=question)
     queries = sampler._learner.observer.queries(draws)[::2]
-    expected = sampler._beliefs([*past, *stopped], [])._learned[2].median(queries)
+    expected = sampler._beliefs([*past, *stopped], [])._learned[2].at(queries).median()
     slow = np.array([_layers(found) == 6 for found in draws])
     assert expected[slow].min() > expected[~slow].max()
 

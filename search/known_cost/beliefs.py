@@ -4,7 +4,7 @@ c = candidates, v = variants, m = objectives, all minimised.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from search.known_cost.gaussian_process import Vector
 from search.known_cost.learner import Learner
 from search.known_cost.observations import Rows, metric_curve, no_curve, time_curve
 from search.known_cost.surrogate import Surrogate
-from search.pareto import non_dominated
+from search.pareto import free_boxes, non_dominated
 from spaces.draw import Draw
 
 _MAX_BELIEVED = 100
@@ -65,14 +65,17 @@ class Beliefs:
             curve_of = {question.metric: metric_curve, question.time: time_curve}.get(axis, no_curve)
             rows_of = partial(self._observer.of_axis, axis=axis, sign=question.signs[axis], curve_of=curve_of)
             alone[axis], rows[axis] = learner.learn(f"axis {axis}", outcomes, rows_of)
-        told = self._observer.queries(running[-_MAX_BELIEVED:])
-        self._learned = {axis: self._believing(alone[axis], rows[axis], told) for axis in learned}
+        queries = self._observer.queries(running)
+        expected = {axis: alone[axis].at(queries).median() for axis in learned}
+        told = slice(-_MAX_BELIEVED * len(foreknown.variants), None)
+        self._learned = {
+            axis: self._believing(alone[axis], rows[axis], queries[told], expected[axis][told]) for axis in learned
+        }
         points = _points(question, outcomes, alone, rows)
-        under_way = self._under_way(running, alone, num_axes=len(question.signs))
-        self._reference = _reference(question, points, known_worst, learned)
-        everything = np.vstack([points, under_way])
-        self._front = everything[non_dominated(everything)]
-        self._chances = self._of_constraints(outcomes)
+        everything = np.vstack([points, self._under_way(running, expected, num_axes=len(question.signs))])
+        front = everything[non_dominated(everything)]
+        self._boxes = free_boxes(front, _reference(question, points, known_worst, learned))
+        self._constraints = self._of_constraints(outcomes)
         draws = [outcome.draw for outcome in outcomes if outcome.values is not None]
         self.parents = [found for found, best in zip(draws, non_dominated(points), strict=True) if best]
         """Plans with a variant on the front, those under way left aside."""
@@ -84,29 +87,30 @@ class Beliefs:
         known = self._foreknown.values(draws)
         queries = self._observer.queries(draws)
         flat = known.reshape(-1, known.shape[-1])
-        gain = expected_gain(self._front, self._reference, known=flat, queries=queries, learned=self._learned)
-        if self._learned:
-            gain = gain * np.max([surrogate.novelty(queries) for surrogate in self._learned.values()], axis=0)
-        for chance in self._chances:
-            gain = gain * chance(queries)
+        learned = {axis: surrogate.at(queries) for axis, surrogate in self._learned.items()}
+        gain = expected_gain(self._boxes, known=flat, learned=learned)
+        if learned:
+            gain = gain * np.max([prediction.novelty() for prediction in learned.values()], axis=0)
+        for constraint in self._constraints:
+            gain = gain * constraint.at(queries).below_zero()
         return self._for_a_second(gain.reshape(known.shape[:2]).sum(axis=1), draws, queries)
 
     def _for_a_second(self, gain: Vector, draws: Sequence[Draw], queries: Matrix) -> Vector:
         """``gain`` divided by the seconds of training that are left to do."""
         found = gain
         if self._seconds is not None:
-            found = gain / np.exp(self._seconds.median(queries[:: len(self._foreknown.variants)]))
+            found = gain / np.exp(self._seconds.at(queries[:: len(self._foreknown.variants)]).median())
         # What is there already takes a while to look up. It makes nothing better than the best that is behind so far.
         contenders = np.flatnonzero(found >= _LEAST_SHARE * found.max())
         share = self._foreknown.share_left([draws[int(index)] for index in contenders])
         found[contenders] /= np.maximum(share, _LEAST_SHARE)
         return found
 
-    def _believing(self, alone: Surrogate, rows: Rows, told: Matrix) -> Surrogate:
+    def _believing(self, alone: Surrogate, rows: Rows, told: Matrix, expected: Vector) -> Surrogate:
         """Told of plans under way as if they came out as expected [Ginsbourger2010]: near them little is to be had."""
         if not len(told):
             return alone
-        x, values = np.vstack([rows.x, told]), np.concatenate([rows.values, alone.median(told)])
+        x, values = np.vstack([rows.x, told]), np.concatenate([rows.values, expected])
         return Surrogate(x, values, self._observer.groups, alone.hyperparameters)
 
     def _of_seconds(self, outcomes: Sequence[Outcome]) -> Surrogate | None:
@@ -121,20 +125,19 @@ class Beliefs:
             return None
         return math.log(outcome.train_seconds)
 
-    def _of_constraints(self, outcomes: Sequence[Outcome]) -> list[Callable[[Matrix], Vector]]:
-        """The chance, at each query, that a constraint which only training decides will hold."""
+    def _of_constraints(self, outcomes: Sequence[Outcome]) -> list[Surrogate]:
+        """By how much plans miss the constraints that only training decides, of those that were missed."""
         missed = sorted({text for outcome in outcomes for text, miss in outcome.violations.items() if miss > 0})
         rows_of = [partial(self._observer.of_value, number=partial(_miss, text=text)) for text in missed]
-        return [self._learner.learn(text, outcomes, of)[0].below_zero for text, of in zip(missed, rows_of, strict=True)]
+        return [self._learner.learn(text, outcomes, of)[0] for text, of in zip(missed, rows_of, strict=True)]
 
-    def _under_way(self, running: Sequence[Draw], alone: dict[int, Surrogate], *, num_axes: int) -> Matrix:
+    def _under_way(self, running: Sequence[Draw], expected: dict[int, Vector], *, num_axes: int) -> Matrix:
         """Points of the variants of plans under way, as they are expected to come out."""
         if not running:
             return np.zeros((0, num_axes))
-        known, queries = self._foreknown.values(running), self._observer.queries(running)
-        points = known.reshape(-1, known.shape[-1]).copy()
-        for axis, surrogate in alone.items():
-            points[:, axis] = np.where(np.isinf(points[:, axis]), np.inf, surrogate.median(queries))
+        points = self._foreknown.values(running).reshape(-1, num_axes).copy()
+        for axis, values in expected.items():
+            points[:, axis] = np.where(np.isinf(points[:, axis]), np.inf, values)
         return points
 
 

@@ -13,41 +13,37 @@ import numpy as np
 
 from search.known_cost.features import Matrix
 from search.known_cost.gaussian_process import Vector
-from search.pareto import free_boxes
 
 
 class Learned(Protocol):
     """The distribution of one objective at the candidates."""
 
-    def shortfall(self, queries: Matrix, thresholds: Vector) -> Matrix:
+    def shortfall(self, thresholds: Vector) -> Matrix:
         """E max(threshold - value, 0): candidates × thresholds."""
 
 
-def expected_gain(
-    front: Matrix, reference: Vector, *, known: Matrix, queries: Matrix, learned: Mapping[int, Learned]
-) -> Vector:
+def expected_gain(boxes: tuple[Matrix, Matrix], *, known: Matrix, learned: Mapping[int, Learned]) -> Vector:
     """Expected gain in hypervolume of each of c candidates.
 
     Args:
-        front: points × m.
-        known: c × m; the columns in ``learned`` are not looked at. A candidate with infinity gains nothing.
-        queries: c × d, what ``learned`` is asked with.
+        boxes: lower and upper corners of what the front leaves free, each b × m, as ``free_boxes`` gives them.
+        known: c × m, NaN for the objectives in ``learned``. A candidate with infinity anywhere gains nothing.
         learned: by column, the objectives that are not known.
     """
-    lower, upper = free_boxes(front, reference)
+    lower, upper = boxes
     gain = np.ones((len(known), len(lower)))
-    for axis in range(len(reference)):
+    for axis in range(known.shape[1]):
         if axis in learned:
-            gain *= _expected_edges(learned[axis], queries, lower[:, axis], upper[:, axis])
+            gain *= _expected_edges(learned[axis], lower[:, axis], upper[:, axis])
         else:
             gain *= np.maximum(upper[:, axis] - np.maximum(lower[:, axis], known[:, axis, None]), 0.0)
-    return gain.sum(axis=1)
+    return np.where(np.isinf(known).any(axis=1), 0.0, gain.sum(axis=1))
 
 
-def _expected_edges(learned: Learned, queries: Matrix, lower: Vector, upper: Vector) -> Matrix:
+def _expected_edges(learned: Learned, lower: Vector, upper: Vector) -> Matrix:
     """E of the part of each box's edge that lies above the candidate's value: c × b."""
     thresholds = np.unique(np.concatenate([upper, lower[np.isfinite(lower)]]))
-    below = learned.shortfall(queries, thresholds)
+    below = learned.shortfall(thresholds)
     edges = below[:, np.searchsorted(thresholds, upper)]
     finite = np.isfinite(lower)
     edges[:, finite] -= below[:, np.searchsorted(thresholds, lower[finite])]

@@ -4,6 +4,7 @@ n = observations, q = queries, t = thresholds. Values are minimised.
 """
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,49 +84,62 @@ class Surrogate:
         self.smoothed = self._warp.back(self._posterior.smoothed)
         """The observations without what is taken for noise: n."""
 
-    def median(self, queries: Matrix) -> Vector:
-        """At each query: q."""
-        return self._warp.back(self._posterior(queries)[0])
+    def at(self, queries: Matrix) -> "Prediction":
+        """What is believed at each of the q ``queries``."""
+        mean, deviation = self._posterior(queries)
+        noise = max(self._posterior.noise_deviation, _LEAST_NOISE)
+        return Prediction(mean=mean, deviation=deviation, noise=noise, warp=self._warp)
 
-    def novelty(self, queries: Matrix) -> Vector:
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The distribution of one objective at q queries: normal, once warped."""
+
+    mean: Vector
+    deviation: Vector
+    noise: float
+    """Standard deviation of an observation."""
+    warp: Warp
+
+    def median(self) -> Vector:
+        """At each query: q."""
+        return self.warp.back(self.mean)
+
+    def novelty(self) -> Vector:
         """How much of what another observation tells is news, from 0 to 1: q.
 
         1 - τ / √(σ² + τ²) for noise τ and uncertainty σ [Huang2006]: where all but noise is known, there is nothing to
         be had. The least noise that is reckoned with keeps a search from polishing digits that no test split shows.
         """
-        _, deviation = self._posterior(queries)
-        noise = max(self._posterior.noise_deviation, _LEAST_NOISE)
-        found: Vector = 1.0 - noise / np.sqrt(deviation**2 + noise**2)
+        found: Vector = 1.0 - self.noise / np.sqrt(self.deviation**2 + self.noise**2)
         return found
 
-    def below_zero(self, queries: Matrix) -> Vector:
+    def below_zero(self) -> Vector:
         """The chance of a value of at most 0: q."""
-        mean, deviation = self._posterior(queries)
-        found: Vector = ndtr((self._warp(np.zeros(1)) - mean) / deviation)
+        found: Vector = ndtr((self.warp(np.zeros(1)) - self.mean) / self.deviation)
         return found
 
-    def shortfall(self, queries: Matrix, thresholds: Vector) -> Matrix:
+    def shortfall(self, thresholds: Vector) -> Matrix:
         """E max(threshold - value, 0), the integral of the distribution function: q × t.
 
         Exact below the smallest observation, where the map is straight; the trapezoid rule above it.
         """
-        mean, deviation = self._posterior(queries)
-        low, slope = self._warp.low, self._warp.low_slope
+        mean, deviation = self.mean, self.deviation
+        low, slope = self.warp.low, self.warp.low_slope
         grid = self._grid(thresholds)
-        z = (self._warp(grid)[None, :] - mean[:, None]) / deviation[:, None]
-        below = ndtr(z)
-        tail = deviation / slope * _partial_expectation((self._warp(np.array([low]))[0] - mean) / deviation)
+        below = ndtr((self.warp(grid)[None, :] - mean[:, None]) / deviation[:, None])
+        tail = deviation / slope * _partial_expectation((self.warp(np.array([low]))[0] - mean) / deviation)
         areas = np.diff(grid)[None, :] * (below[:, 1:] + below[:, :-1]) / 2.0
         above = tail[:, None] + np.concatenate([np.zeros((len(mean), 1)), np.cumsum(areas, axis=1)], axis=1)
         found = above[:, np.searchsorted(grid, np.maximum(thresholds, low))]
         under = thresholds < low
         if under.any():
-            z_under = (self._warp(thresholds[under])[None, :] - mean[:, None]) / deviation[:, None]
+            z_under = (self.warp(thresholds[under])[None, :] - mean[:, None]) / deviation[:, None]
             found[:, under] = (deviation / slope)[:, None] * _partial_expectation(z_under)
         return found
 
     def _grid(self, thresholds: Vector) -> Vector:
-        low, high = self._warp.low, max(float(thresholds.max()), self._warp.low)
+        low, high = self.warp.low, max(float(thresholds.max()), self.warp.low)
         even = np.linspace(low, high, _STEPS)
         return np.unique(np.concatenate([[low], even, thresholds[thresholds > low]]))
 
