@@ -1,6 +1,6 @@
 """What a cost table and an artifact store tell of a plan before it is trained."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class CostTableForeknown:
 
     def values(self, draws: Sequence[Draw]) -> Vector:
         """Draws × variants × objectives, minimised: NaN where only training tells, inf for what is ruled out."""
-        found = [self._of_shape(draw.plan.shape) for draw in draws]
+        found = [self._of_shape(draw.shape) for draw in draws]
         return np.array(found).reshape(-1, len(self.variants), len(self._signs))
 
     def share_left(self, draws: Sequence[Draw]) -> Vector:
@@ -66,16 +66,23 @@ class SharesLeft:
     def __init__(self, is_there: Callable[[str], bool], work: Callable[[Plan], float]) -> None:
         """``work`` tells that of a plan's last stage, in any unit; ``is_there`` whether an artifact is."""
         self._is_there, self._work = is_there, work
-        self._parts: dict[str, tuple[tuple[str, float], ...]] = {}
+        self._names: dict[Plan, str] = {}
+        self._parts: dict[Hashable, tuple[float, dict[str, float]]] = {}
 
     def __call__(self, draw: Draw[Plan]) -> float:
         """Between 0 and 1; the plan's own end is never there."""
-        if draw.fingerprint not in self._parts:
-            parts = {part.fingerprint: self._work(part) for part in draw.plan.trained_prefixes()}
-            self._parts[draw.fingerprint] = tuple(parts.items())
-        parts_of_plan = self._parts[draw.fingerprint]
-        left = sum(work for part, work in parts_of_plan if part == draw.fingerprint or not self._is_there(part))
-        return left / (sum(work for _, work in parts_of_plan) or 1.0)
+        if draw.key not in self._parts:
+            *beginnings, end = draw.plan.trained_prefixes()
+            self._parts[draw.key] = self._work(end), {self._name(part): self._work(part) for part in beginnings}
+        own, beginnings_of = self._parts[draw.key]
+        left = own + sum(work for part, work in beginnings_of.items() if not self._is_there(part))
+        return left / (own + sum(beginnings_of.values()) or 1.0)
+
+    def _name(self, beginning: Plan) -> str:
+        """The fingerprint of a beginning: there are few of them, and each takes a while to compute."""
+        if beginning not in self._names:
+            self._names[beginning] = beginning.fingerprint
+        return self._names[beginning]
 
 
 def work_of(plan: Plan, latency: Mapping[Shape, float]) -> float:

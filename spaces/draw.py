@@ -1,6 +1,6 @@
 """Drawing a plan from a space. Conditions need no declaration: a strategy asks only for what it uses."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -30,6 +30,16 @@ class Draw(Generic[P]):
     def fingerprint(self) -> str:
         """The plan's, which takes a while to compute."""
         return self.plan.fingerprint
+
+    @cached_property
+    def shape(self) -> Hashable:
+        """The plan's."""
+        return self.plan.shape
+
+    @cached_property
+    def key(self) -> Hashable:
+        """What tells draws of one space apart, without the plan's fingerprint."""
+        return self.shape, self.strategy, frozenset(self.params.items())
 
 
 def draw(space: Space, chooser: Chooser) -> Draw[Plan]:

@@ -12,12 +12,13 @@ from scipy.optimize import approx_fprime
 from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern, WhiteKernel
+from sklearn.preprocessing import PowerTransformer
 
 from search.known_cost import gaussian_process
 from search.known_cost.features import Encoder
 from search.known_cost.gain import expected_gain
 from search.known_cost.gaussian_process import Hyperparameters, Posterior, fit
-from search.known_cost.surrogate import Surrogate, Warp
+from search.known_cost.surrogate import Fitted, Surrogate, Warp, fit_power
 from search.pareto import free_boxes, hypervolume
 
 _SCALES = np.array([0.4, 1.5, 3.0])
@@ -100,7 +101,7 @@ def test_columns_of_a_category_share_their_scale():
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
 def test_a_warp_is_monotone_and_goes_back(values):
-    warp = Warp(np.array(values))
+    warp = Warp(np.array(values), fit_power(np.array(values)))
     line = np.linspace(min(values) - 10, max(values) + 10, 50)
     assert (np.diff(warp(line)) >= 0).all() and np.isfinite(warp(line)).all()
     assert warp.back(warp(np.array(values))) == pytest.approx(np.array(values), abs=1e-6 * (1 + max(map(abs, values))))
@@ -108,14 +109,21 @@ def test_a_warp_is_monotone_and_goes_back(values):
 
 def test_a_warp_makes_skewed_values_normal():
     values = np.exp(np.random.default_rng(0).standard_normal(300))
-    warped = Warp(values)(values)
+    warped = Warp(values, fit_power(values))(values)
     assert abs(np.mean(warped**3)) < 0.5 < 2 < np.mean(((values - values.mean()) / values.std()) ** 3)
+
+
+def test_a_warp_is_the_librarys_transformation():
+    values = np.exp(np.random.default_rng(1).standard_normal(50)).round(1)
+    even = ((values - values.mean()) / values.std()).reshape(-1, 1)
+    assert Warp(values, fit_power(values))(values) == pytest.approx(PowerTransformer().fit_transform(even).ravel())
 
 
 def _surrogate():
     x, y = _data()
     hyperparameters = Hyperparameters(log_scales=np.log(_SCALES), log_noise=math.log(0.02))
-    return Surrogate(x, np.exp(y), np.arange(3), hyperparameters), np.exp(y)
+    fitted = Fitted(power=fit_power(np.exp(y)), hyperparameters=hyperparameters)
+    return Surrogate(x, np.exp(y), np.arange(3), fitted), np.exp(y)
 
 
 def test_shortfalls_are_integrals_of_the_distribution():
@@ -133,9 +141,7 @@ def test_shortfalls_are_integrals_of_the_distribution():
 def test_the_median_and_the_chance_agree():
     surrogate, values = _surrogate()
     queries = np.random.default_rng(2).random((4, 3))
-    shifted = Surrogate(
-        *(_data()[0], values - surrogate.at(queries).median()[0], np.arange(3)), surrogate.hyperparameters
-    )
+    shifted = Surrogate(_data()[0], values - surrogate.at(queries).median()[0], np.arange(3), surrogate.fitted)
     assert shifted.at(queries).below_zero()[0] == pytest.approx(0.5, abs=0.02)
 
 

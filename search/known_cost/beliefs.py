@@ -111,7 +111,7 @@ class Beliefs:
         if not len(told):
             return alone
         x, values = np.vstack([rows.x, told]), np.concatenate([rows.values, expected])
-        return Surrogate(x, values, self._observer.groups, alone.hyperparameters)
+        return Surrogate(x, values, self._observer.groups, alone.fitted)
 
     def _of_seconds(self, outcomes: Sequence[Outcome]) -> Surrogate | None:
         if len({outcome.train_seconds for outcome in outcomes if outcome.values is not None}) < 3:

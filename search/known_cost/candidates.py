@@ -1,7 +1,7 @@
 """The plans that are weighed against each other: from the whole space, and around those that did best."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from search.optuna_terms import Drawing, settings_of
@@ -14,8 +14,8 @@ _STEPS = (0.02, 0.1, 0.3)
 """How far numbers move, as shares of their range: normal steps of one of these deviations."""
 
 
-Candidates = dict[str, Draw]
-"""By the fingerprint of their plan, each once."""
+Candidates = dict[Hashable, Draw]
+"""By their key, each once."""
 
 
 Settle = Callable[[Sequence[Draw]], Sequence[Draw]]
@@ -39,7 +39,7 @@ class Source:
         return self._settled([self.draw(_Near(settings_of(parent), rng)) for parent in turns])
 
     def _settled(self, draws: Sequence[Draw]) -> Candidates:
-        return {found.fingerprint: found for found in self.settle(draws)}
+        return {found.key: found for found in self.settle(draws)}
 
 
 class _Near:

@@ -74,20 +74,28 @@ class Posterior:
         """Mean and standard deviation, without noise, at each of the q ``queries``."""
         cross = _matern(_squared_distances(queries / self._scales, self._x))
         mean = cross @ self._weights
-        explained = solve_triangular(self._factor, cross.T, lower=True, overwrite_b=True)
+        explained = solve_triangular(self._factor, cross.T, lower=True, overwrite_b=True, check_finite=False)
         variance = 1.0 - np.einsum("ij,ij->j", explained, explained)
         return mean, np.sqrt(np.maximum(variance, 1e-10))
 
 
 def _squared_distances(one: Matrix, other: Matrix) -> Matrix:
-    squared = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)[None, :] - 2.0 * one @ other.T
-    return np.maximum(squared, 0.0)
+    squared: Matrix = (-2.0 * one) @ other.T
+    squared += (one**2).sum(axis=1)[:, None]
+    squared += (other**2).sum(axis=1)[None, :]
+    return np.maximum(squared, 0.0, out=squared)
 
 
 def _matern(squared: Matrix) -> Matrix:
     """Smoothness 5/2 of squared distances [Rasmussen2006, eq. 4.17]."""
-    distance = np.sqrt(5.0 * squared)
-    return (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
+    # In place: half the time where there are many queries.
+    distance = 5.0 * squared
+    found: Matrix = distance / 3.0
+    np.sqrt(distance, out=distance)
+    found += distance
+    found += 1.0
+    found *= np.exp(np.negative(distance, out=distance), out=distance)
+    return found
 
 
 def _objective(theta: Vector, x: Matrix, y: Vector, groups: NDArray[np.int64]) -> tuple[float, Vector]:

@@ -6,12 +6,9 @@ finished first, as many as the last step of a geometric series tells, so it is t
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from search.history import Outcome
-from search.known_cost.gaussian_process import Hyperparameters, fit
 from search.known_cost.observations import Observer, Rows
-from search.known_cost.surrogate import Surrogate, Warp
+from search.known_cost.surrogate import Fitted, Surrogate
 
 _GROWTH = 1.2
 _MAX_FITTED = 200
@@ -25,23 +22,17 @@ class Learner:
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self._fits: dict[tuple[str, tuple[tuple[int, str], ...]], Hyperparameters] = {}
+        self._fits: dict[tuple[str, tuple[tuple[int, str], ...]], Fitted] = {}
 
     def learn(self, name: str, outcomes: Sequence[Outcome], rows_of: RowsOf) -> tuple[Surrogate, Rows]:
         """A surrogate of what ``rows_of`` tells of the outcomes, and that; ``name`` tells such quantities apart."""
         first = outcomes[: _step(len(outcomes))]
         key = (name, tuple((outcome.number, outcome.precision) for outcome in first))
         if key not in self._fits:
-            self._fits[key] = self._fit(rows_of(first))
+            seen = rows_of(first)
+            self._fits[key] = Fitted.to(seen.x, seen.values, self.observer.groups, at_most=_MAX_FITTED)
         rows = rows_of(outcomes)
         return Surrogate(rows.x, rows.values, self.observer.groups, self._fits[key]), rows
-
-    def _fit(self, rows: Rows) -> Hyperparameters:
-        groups = self.observer.groups
-        if len(np.unique(rows.values)) < 3:
-            return Hyperparameters.prior(int(groups.max(initial=-1)) + 1)
-        kept = np.unique(np.linspace(0, len(rows.values) - 1, _MAX_FITTED).astype(int))
-        return fit(rows.x[kept], Warp(rows.values)(rows.values)[kept], groups)
 
 
 def _step(count: int) -> int:

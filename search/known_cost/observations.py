@@ -5,7 +5,7 @@ complete.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ class Observer:
             place[VARIANT] = CategoricalDistribution(tuple(variants))
         self._settings, self._place = Encoder(distributions), Encoder(place)
         self._variants = tuple(variants)
-        self._encoded: dict[str, Vector] = {}
+        self._encoded: dict[Hashable, Vector] = {}
 
     @property
     def groups(self) -> NDArray[np.int64]:
@@ -67,13 +67,13 @@ class Observer:
 
     def _settings_of(self, draws: Sequence[Draw]) -> Matrix:
         """Draws × columns. Candidates come again, and encoding them is most of what weighing them takes."""
-        fresh = {draw.fingerprint: draw for draw in draws if draw.fingerprint not in self._encoded}
+        fresh = {draw.key: draw for draw in draws if draw.key not in self._encoded}
         if len(self._encoded) + len(fresh) > _MAX_KEPT:
             self._encoded.clear()
-            fresh = {draw.fingerprint: draw for draw in draws}
+            fresh = {draw.key: draw for draw in draws}
         encoded = self._settings([settings_of(draw) for draw in fresh.values()])
         self._encoded.update(zip(fresh, encoded, strict=True))
-        found = np.array([self._encoded[draw.fingerprint] for draw in draws])
+        found = np.array([self._encoded[draw.key] for draw in draws])
         return found.reshape(-1, len(self._settings.groups))
 
     def of_axis(

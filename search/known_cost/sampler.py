@@ -7,7 +7,7 @@ seed and the number: what is kept between calls could be computed again from the
 
 import hashlib
 import random
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,13 +69,15 @@ class KnownCostSampler:
         """The plan of proposal ``number``; None when the space has no more."""
         past = sorted(outcomes, key=lambda outcome: (outcome.finished_at, outcome.number, outcome.precision))
         under_way = sorted(running, key=lambda found: found.fingerprint)
-        had = {outcome.draw.fingerprint for outcome in past} | {found.fingerprint for found in running}
-        pool = _without(self._pool(number), had) or self._last_ones(had, number)
-        if not pool:
-            return None
+        tried = [*(outcome.draw for outcome in past), *running]
+        had, plans = {found.key for found in tried}, {found.fingerprint for found in tried}
+        pool = _without(self._pool(number), had) or self._last_ones(plans, number)
         if len({outcome.number for outcome in past if outcome.values is not None}) < _STARTUP:
-            return next(iter(pool.values()))
-        return self._best(pool, had, self._beliefs(past, under_way), random.Random(self._chance("near", number)))
+            best_first = iter(pool.values())
+        else:
+            best_first = self._best_first(pool, had, self._beliefs(past, under_way), number)
+        # Settings that are new may still make a plan that was had.
+        return next((found for found in best_first if found.fingerprint not in plans), None)
 
     def _beliefs(self, past: Sequence[Outcome], running: Sequence[Draw]) -> Beliefs:
         return Beliefs(
@@ -88,8 +90,9 @@ class KnownCostSampler:
             learner=self._learner,
         )
 
-    def _best(self, pool: Candidates, had: set[str], beliefs: Beliefs, rng: random.Random) -> Draw:
-        """The best of the pool, of the front's neighbours, and of the neighbours of the best of these."""
+    def _best_first(self, pool: Candidates, had: Set[Hashable], beliefs: Beliefs, number: int) -> Iterator[Draw]:
+        """The pool, the front's neighbours, and the neighbours of the best of these, the best first."""
+        rng = random.Random(self._chance("near", number))
         candidates = pool | _without(self._source.around(beliefs.parents, rng, count=_NEAR), had)
         draws, scores = list(candidates.values()), beliefs.score(list(candidates.values()))
         for _ in range(_ROUNDS):
@@ -97,7 +100,7 @@ class KnownCostSampler:
             more = _without(self._source.around(best, rng, count=_NEIGHBOURS), had | candidates.keys())
             candidates |= more
             draws, scores = [*draws, *more.values()], np.append(scores, beliefs.score(list(more.values())))
-        return draws[int(np.argmax(scores))]
+        return (draws[index] for index in np.argsort(-scores, kind="stable"))
 
     def _pool(self, number: int) -> Candidates:
         turn = number // _POOL_FOR
@@ -105,17 +108,18 @@ class KnownCostSampler:
             self._pools = {turn: self._source.whole_space(random.Random(self._chance("pool", turn)), count=_POOL)}
         return self._pools[turn]
 
-    def _last_ones(self, had: set[str], number: int) -> Candidates:
+    def _last_ones(self, plans: Set[str], number: int) -> Candidates:
         """What is left of a space that is all but tried."""
         rng = random.Random(self._chance("last", number))
-        return _without(self._source.whole_space(rng, count=_ALL), had)
+        found = self._source.whole_space(rng, count=_ALL)
+        return {key: drawn for key, drawn in found.items() if drawn.fingerprint not in plans}
 
     def _chance(self, *what: object) -> int:
         return int.from_bytes(hashlib.sha256(repr((self.seed, *what)).encode()).digest()[:6], "big")
 
 
-def _without(candidates: Candidates, had: Set[str]) -> Candidates:
-    return {fingerprint: found for fingerprint, found in candidates.items() if fingerprint not in had}
+def _without(candidates: Candidates, had: Set[Hashable]) -> Candidates:
+    return {key: found for key, found in candidates.items() if key not in had}
 
 
 def _worst(values: NDArray[np.float64]) -> Vector:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
+from scipy.stats import yeojohnson
 
 from search.known_cost.features import Matrix
-from search.known_cost.gaussian_process import Hyperparameters, Posterior, Vector
+from search.known_cost.gaussian_process import Hyperparameters, Posterior, Vector, fit
 
 _STEPS = 48
 """Of the numerical integral over the observed range."""
@@ -21,21 +22,29 @@ _LEAST_NOISE = 0.03
 """Standard deviation, as a share of that of all values."""
 
 
+def fit_power(values: Vector) -> float:
+    """The most probable parameter of the transformation that makes ``values`` look normal [Yeo2000]."""
+    from sklearn.preprocessing import PowerTransformer  # Takes a second, and --help should not.
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(PowerTransformer(standardize=False).fit(_standard(values).reshape(-1, 1)).lambdas_[0])
+
+
 class Warp:
     """A monotone map that makes values look normal [Yeo2000]; straight on beyond the values that it was made from."""
 
-    def __init__(self, values: Vector) -> None:
-        from sklearn.preprocessing import PowerTransformer  # Takes a second, and --help should not.
-
-        self._knots = np.unique(values)
-        centre, spread = values.mean(), values.std() or 1.0
-        power = PowerTransformer()
-        with warnings.catch_warnings():
+    def __init__(self, values: Vector, power: float) -> None:
+        """``power``: as ``fit_power`` found it for these values, or for most of them."""
+        self._knots, counts = np.unique(values, return_counts=True)
+        even = (self._knots - values.mean()) / (values.std() or 1.0)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            warped = power.fit_transform(((values - centre) / spread).reshape(-1, 1))
-            at_knots = power.transform(((self._knots - centre) / spread).reshape(-1, 1)).ravel()
-        usable = np.isfinite(warped).all() and len(self._knots) > 2 and (np.diff(at_knots) > 0).all()
-        self._warped = at_knots if usable else (self._knots - centre) / spread
+            bent = yeojohnson(even, lmbda=power)
+            mean = np.average(bent, weights=counts)
+            bent = (bent - mean) / np.sqrt(np.average((bent - mean) ** 2, weights=counts))
+        usable = np.isfinite(bent).all() and len(self._knots) > 2 and (np.diff(bent) > 0).all()
+        self._warped = bent if usable else even
         self._slopes = self._end_slopes()
 
     def __call__(self, values: Vector) -> Vector:
@@ -72,15 +81,32 @@ class Warp:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What takes long to find out about an objective, and changes little with a few observations more."""
+
+    power: float
+    """Of the warp."""
+    hyperparameters: Hyperparameters
+
+    @classmethod
+    def to(cls, x: Matrix, values: Vector, groups: NDArray[np.int64], *, at_most: int) -> "Fitted":
+        """Observations ``x`` (n × d) with ``values`` (n); ``at_most`` of them, spread evenly, for the process."""
+        if len(np.unique(values)) < 3:
+            return cls(power=1.0, hyperparameters=Hyperparameters.prior(int(groups.max(initial=-1)) + 1))
+        power = fit_power(values)
+        kept = np.unique(np.linspace(0, len(values) - 1, at_most).astype(int))
+        return cls(power=power, hyperparameters=fit(x[kept], Warp(values, power)(values)[kept], groups))
+
+
 class Surrogate:
     """One objective, learned from n observations."""
 
-    def __init__(self, x: Matrix, values: Vector, groups: NDArray[np.int64], hyperparameters: Hyperparameters) -> None:
+    def __init__(self, x: Matrix, values: Vector, groups: NDArray[np.int64], fitted: "Fitted") -> None:
         """``x``: n × d; ``values``: n; ``groups``: the parameter of each column."""
-        self._warp = Warp(values)
-        warped = self._warp(values)
-        self.hyperparameters = hyperparameters
-        self._posterior = Posterior(x, warped, groups, self.hyperparameters)
+        self.fitted = fitted
+        self._warp = Warp(values, fitted.power)
+        self._posterior = Posterior(x, self._warp(values), groups, fitted.hyperparameters)
         self.smoothed = self._warp.back(self._posterior.smoothed)
         """The observations without what is taken for noise: n."""
 
@@ -142,6 +168,12 @@ class Prediction:
         low, high = self.warp.low, max(float(thresholds.max()), self.warp.low)
         even = np.linspace(low, high, _STEPS)
         return np.unique(np.concatenate([[low], even, thresholds[thresholds > low]]))
+
+
+def _standard(values: Vector) -> Vector:
+    """Mean 0 and variance 1."""
+    found: Vector = (values - values.mean()) / (values.std() or 1.0)
+    return found
 
 
 def _partial_expectation(z: NDArray[np.float64]) -> NDArray[np.float64]:
