@@ -7,7 +7,7 @@ no complete variant beats, at one of the costs that the plan will have?
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,20 @@ from search.entries import Entry, Growing, Numbers, Places, value_at
 from search.pareto import domination_ranks
 from search.race import Race
 from search.records import Curve
+
+
+class Scheduler(Protocol):
+    """Judges plans by their reports."""
+
+    @property
+    def reason(self) -> str:
+        """What is said of a plan that it ends."""
+
+    def is_due(self, curve: Curve) -> bool:
+        """Whether a plan is to be judged after the last point of its curve."""
+
+    def goes_on(self, number: int, race: Race) -> bool:
+        """Whether plan ``number`` goes on after the last point of its curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +177,6 @@ class NeverStop:
     def goes_on(self, number: int, race: Race) -> bool:  # noqa: ARG002
         """Always."""
         return True
-
-
-Scheduler = ReachesFront | ParetoHalving | NeverStop
 
 
 SCHEDULERS: dict[str, type[Scheduler]] = {

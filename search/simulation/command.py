@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from search.budget import Limits
-from search.scheduler import SCHEDULERS, make_scheduler
+from search.scheduler import SCHEDULERS
 from search.simulation.findings import Findings
 from search.simulation.page import render_page
 from search.simulation.problem import load_problem
@@ -44,7 +44,7 @@ def study_of(
     return Study(
         problem=problem,
         samplers={name: SAMPLERS[name.removesuffix(SINGLE)] for name in names},
-        schedulers={name: make_scheduler(name) for name in chosen},
+        schedulers={name: SCHEDULERS[name] for name in chosen},
         workers=sorted({int(part) for part in numbers}),
         num_seeds=seeds,
         limits=Limits(**limits),

@@ -24,7 +24,7 @@ Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Coordinate:
+class Coordinate:
     """How one parameter becomes a number."""
 
     axis: Axis
@@ -55,7 +55,7 @@ class Nearest:
     """The rows of a table that are still to be had."""
 
     def __init__(self, axes: Sequence[Axis]) -> None:
-        self._coordinates = [_Coordinate(axis=axis) for axis in axes]
+        self._coordinates = [Coordinate(axis=axis) for axis in axes]
         # Where a parameter is not read, NaN: that is how rows and proposals tell it.
         self._rows = [
             np.where(c.axis.active, c.of(np.where(c.axis.active, c.axis.values, 1.0)), np.nan)

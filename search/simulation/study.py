@@ -1,7 +1,7 @@
 """Samplers and schedulers compared: every pair on the same table, with each number of workers, from every seed."""
 
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
@@ -37,7 +37,8 @@ class Study:
     problem: Problem
     samplers: Mapping[str, Maker]
     """By name, which may end in ``SINGLE``; functions of a module, because processes look them up."""
-    schedulers: Mapping[str, Scheduler]
+    schedulers: Mapping[str, Callable[[], Scheduler]]
+    """By name; made anew for each search, since a benchmark's may remember what it was asked."""
     workers: Sequence[int]
     num_seeds: int
     limits: Limits
@@ -102,7 +103,7 @@ class _Bench:
             self._table_for(competitor.sampler),
             sampler=self._study.samplers[competitor.sampler],
             seed=cell.seed,
-            scheduler=self._study.schedulers[competitor.scheduler],
+            scheduler=self._study.schedulers[competitor.scheduler](),
             workers=cell.workers,
             limits=self._study.limits,
         )
