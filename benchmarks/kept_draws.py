@@ -34,13 +34,14 @@ from spaces.stages import Chain, Optimisation
 from trainers.batches import Batch
 from trainers.causal_models import inspect_causal, load_causal
 from trainers.compute import autocast, pick_device, uses_bf16
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.distill import against, distill, kept_form, soft_loss
 from trainers.generation_rows import GenerationRows
 from trainers.generation_tokens import tokenise_exchanges
 from trainers.kinds import split_tokens
 from trainers.loop import Job, fit
 from trainers.models import select_layers
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.teacher import outputs_fingerprint, teacher_outputs

@@ -19,9 +19,10 @@ from spaces.methods.finetune import Finetune
 from spaces.plan import Plan
 from spaces.stages import Optimisation
 from spaces.task import Task
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.datasets import load_task
 from trainers.models import inspect_model
+from trainers.progress import Progress
 from trainers.tokens import tokenise
 
 

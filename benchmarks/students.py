@@ -25,9 +25,10 @@ from spaces.plan import Plan
 from spaces.stages import Chain, Optimisation, Stage
 from spaces.task import Task
 from trainers.carry_out import measure
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.datasets import load_task
 from trainers.models import inspect_model
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import plan_seconds, run_plan
 from trainers.tokens import tokenise

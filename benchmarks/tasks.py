@@ -15,8 +15,9 @@ from search.prepare import Prepared, prepare
 from search.spec import load_spec
 from spaces.plan import Plan
 from trainers.artifacts import MANIFEST
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.docstrings import docstring_rows
+from trainers.progress import Progress
 from trainers.storage import Storage
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -30,7 +30,7 @@ from spaces.stages import Chain, Optimisation
 from spaces.task import Task
 from trainers.batches import Batch
 from trainers.compute import autocast, fast_attention, logits, pick_device
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.datasets import load_task
 from trainers.distill import distill
 from trainers.finetune import finetune
@@ -38,6 +38,7 @@ from trainers.kinds import split_tokens
 from trainers.loop import Job, fit
 from trainers.losses import soft_label_loss
 from trainers.models import inspect_model, load_classifier, select_layers
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.teacher import teacher_outputs

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from search.records import Record
 
+_BUDGET = "budget: "
+"""Begins the reason of every plan that was ended by a limit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
@@ -26,14 +29,19 @@ class Limits:
     def time_is_up(self, spent: Spent) -> str | None:
         """Why plans under way are to end; None while they may go on."""
         if self.minutes is not None and spent.minutes >= self.minutes:
-            return f"budget: {self.minutes:g} minutes are over"
+            return f"{_BUDGET}{self.minutes:g} minutes are over"
         if self.device_hours is not None and spent.device_hours >= self.device_hours:
-            return f"budget: {self.device_hours:g} device hours are used"
+            return f"{_BUDGET}{self.device_hours:g} device hours are used"
         return None
 
     def allows_another(self, spent: Spent) -> bool:
         """Whether one more plan may be proposed."""
         return self.time_is_up(spent) is None and (self.trials is None or spent.trials < self.trials)
+
+
+def ended_by_budget(record: Record) -> bool:
+    """Whether a plan was stopped because the search was over, whatever was thought of it."""
+    return record.status == "stopped" and record.error.startswith(_BUDGET)
 
 
 def seconds_spent(records: Sequence[Record]) -> float:

@@ -10,7 +10,7 @@ from search.memory_ledger import MemoryLedger, Proposal
 from search.records import COST_COLUMNS, Record
 from search.words import say_shape
 from spaces.shape import Shape
-from trainers.context import Progress
+from trainers.progress import Progress
 from trainers.results import Measured, Result
 
 
@@ -138,8 +138,8 @@ class Clerk:
             trial_id=proposal.trial_id,
             number=proposal.number,
             strategy=proposal.draw.strategy,
-            plan=plan.to_json(),
-            fingerprint=plan.fingerprint,
+            plan=proposal.draw.plan_json,
+            fingerprint=proposal.draw.fingerprint,
             params=dict(proposal.draw.params),
             precision=precision,
             target=target,

@@ -247,7 +247,7 @@ def _show(run: Any, console: Console, path: Path | None = None) -> None:
     from search.report.text import render_text
 
     console.print()
-    console.print(render_text(build(run)))
+    console.print(render_text(build(run, by_chance=False)))
     where = path or f"{run.storage.shown}/report.html"
     console.print(f"\nreport: {where}", soft_wrap=True)
     if run.storage.exists("best"):

@@ -7,7 +7,7 @@ ones. All that it decides follows from the ledger, so that a search which was in
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from search.budget import Limits, Spent
 from search.clerk import Clerk, Standing
@@ -19,7 +19,7 @@ from search.scheduler import Scheduler
 from search.tally import Tally
 from spaces.draw import Draw
 from spaces.shape import Shape
-from trainers.context import Progress
+from trainers.progress import Progress
 from trainers.results import Result
 
 
@@ -78,7 +78,7 @@ class Conductor:
         ledger: MemoryLedger,
         sampler: Propose,
         scheduler: Scheduler,
-        missing: Callable[[Any], set[str]],
+        missing: Callable[[Draw], set[str]],
         listener: Listener,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -176,14 +176,14 @@ class Conductor:
 
     def _is_held(self, proposal: Proposal) -> bool:
         """Whether another plan is computing a part of it at this moment."""
-        return bool(self._claimed) and not self._missing(proposal.draw.plan).isdisjoint(self._claimed)
+        return bool(self._claimed) and not self._missing(proposal.draw).isdisjoint(self._claimed)
 
     def _start(self, proposal: Proposal) -> Proposal:
         self._waiting.remove(proposal)
         self._running[proposal.number] = proposal
         self._standing[proposal.number] = Standing(started_at=self._clock())
         # What it claims and has trained meanwhile is missing to nobody, so nobody waits for it.
-        self._claims[proposal.number] = self._missing(proposal.draw.plan)
+        self._claims[proposal.number] = self._missing(proposal.draw)
         self._claimed |= self._claims[proposal.number]
         self._listener.started(proposal)
         return proposal

@@ -36,10 +36,11 @@ from search.spec import Spec
 from search.students import names_of
 from search.tuning import Board, drive
 from search.words import say_students
-from spaces.draw import draw, shapes
+from spaces.draw import Draw, draw, shapes
 from spaces.methods.finetune import baseline
 from spaces.plan import Plan
 from spaces.shape import Shape
+from spaces.space_json import SPACE, space_to_json
 from spaces.targets import TARGETS
 from trainers.context import Context
 from trainers.cost import CostRow, probe
@@ -143,6 +144,7 @@ class _Session:
 
     def _conductor(self, prepared: Prepared, rows: list[CostRow], layout: Layout) -> Conductor:
         space = feasible_space(prepared, rows)
+        self._storage.write(SPACE, space_to_json(space))
         ledger = Ledger(self._storage, metric=prepared.goals.metric)
         setup = Setup(
             goals=prepared.goals,
@@ -241,9 +243,9 @@ class _Parts:
     def __init__(self, context: Context) -> None:
         self._store, self._there = context.store, set[str]()
 
-    def missing(self, plan: Plan) -> set[str]:
-        """Those of ``plan`` that still have to be trained."""
-        return {part.fingerprint for part in plan.trained_prefixes() if not self.is_there(part.fingerprint)}
+    def missing(self, found: Draw[Plan]) -> set[str]:
+        """Those of a draw's plan that still have to be trained."""
+        return {part.fingerprint for part in found.plan.trained_prefixes() if not self.is_there(part.fingerprint)}
 
     def is_there(self, fingerprint: str) -> bool:
         """Whether the artifact of a part is."""

@@ -60,29 +60,41 @@ class CostTableForeknown:
         return np.array(found, dtype=float) * self._signs
 
 
-class SharesLeft:
-    """The share of a plan's training that no artifact spares, by the stages' work as it is known beforehand."""
+class Works:
+    """The work of each part of a plan, as it is known beforehand."""
 
-    def __init__(self, is_there: Callable[[str], bool], work: Callable[[Plan], float]) -> None:
-        """``work`` tells that of a plan's last stage, in any unit; ``is_there`` whether an artifact is."""
-        self._is_there, self._work = is_there, work
+    def __init__(self, work: Callable[[Plan], float]) -> None:
+        """``work`` tells that of a plan's last stage, in any unit."""
+        self._work = work
         self._names: dict[Plan, str] = {}
-        self._parts: dict[Hashable, tuple[float, dict[str, float]]] = {}
+        self._found: dict[Hashable, tuple[float, Mapping[str, float]]] = {}
 
-    def __call__(self, draw: Draw[Plan]) -> float:
-        """Between 0 and 1; the plan's own end is never there."""
-        if draw.key not in self._parts:
+    def __call__(self, draw: Draw[Plan]) -> tuple[float, Mapping[str, float]]:
+        """That of the plan's own end, and of each beginning by its fingerprint."""
+        if draw.key not in self._found:
             *beginnings, end = draw.plan.trained_prefixes()
-            self._parts[draw.key] = self._work(end), {self._name(part): self._work(part) for part in beginnings}
-        own, beginnings_of = self._parts[draw.key]
-        left = own + sum(work for part, work in beginnings_of.items() if not self._is_there(part))
-        return left / (own + sum(beginnings_of.values()) or 1.0)
+            self._found[draw.key] = self._work(end), {self._name(part): self._work(part) for part in beginnings}
+        return self._found[draw.key]
 
     def _name(self, beginning: Plan) -> str:
         """The fingerprint of a beginning: there are few of them, and each takes a while to compute."""
         if beginning not in self._names:
             self._names[beginning] = beginning.fingerprint
         return self._names[beginning]
+
+
+class SharesLeft:
+    """The share of a plan's training that no artifact spares, by the work of its parts."""
+
+    def __init__(self, is_there: Callable[[str], bool], work: Callable[[Plan], float]) -> None:
+        """``is_there`` tells whether an artifact is, ``work`` as for ``Works``."""
+        self._is_there, self._works = is_there, Works(work)
+
+    def __call__(self, draw: Draw[Plan]) -> float:
+        """Between 0 and 1; the plan's own end is never there."""
+        own, beginnings = self._works(draw)
+        left = own + sum(work for part, work in beginnings.items() if not self._is_there(part))
+        return left / (own + sum(beginnings.values()) or 1.0)
 
 
 def work_of(plan: Plan, latency: Mapping[Shape, float]) -> float:

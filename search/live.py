@@ -15,7 +15,7 @@ from search.records import Record
 from search.words import say, say_layers, say_name
 from spaces.choosers import Value
 from spaces.objectives import OBJECTIVES
-from trainers.context import Progress
+from trainers.progress import Progress
 
 
 class PlainListener:

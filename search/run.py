@@ -1,9 +1,10 @@
 """A run's folder, read: records, front, choice, outputs. Needs neither torch nor Ray, and changes no record."""
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,22 @@ import pyarrow as pa
 import yaml
 from numpy.typing import NDArray
 
-from search.goals import Goals, baseline_quality
+from search.goals import CostTable, Goals, baseline_quality
 from search.ledger import Ledger, read_table, write_table
-from search.pareto import hypervolume, non_dominated
-from search.records import Record
+from search.pareto import non_dominated
+from search.progress import Box, ByChance, minimised, points_on
+from search.records import COST_COLUMNS, Record
 from search.select import Choice, NoChoice, Wish, choice_to_json, choose
 from search.words import say_shape, say_size, student_names
 from spaces.methods.finetune import Finetune
-from spaces.objectives import OBJECTIVES, parse_constraint
+from spaces.objectives import parse_constraint
 from spaces.plan import Plan
+from spaces.shape import Shape
+from spaces.space import Space
+from spaces.space_json import SPACE, space_from_json
 from spaces.stages import Optimisation
+from spaces.targets import PRECISIONS
 from trainers.storage import Storage
-
-_MARGIN = 1.1
-"""The reference point of the hypervolume, in ranges of each objective from its best value: the ends count too."""
 
 
 class RunError(ValueError):
@@ -93,6 +96,44 @@ class Run:
         complete = [r for r in found if r.status == "complete"]
         return next((r for r in complete if r.target == self.goals.targets[0]), next(iter(complete), None))
 
+    @cached_property
+    def space(self) -> Space | None:
+        """What plans were drawn from; None where it was not written down, or in a way that this version cannot read."""
+        if not self.storage.exists(SPACE):
+            return None
+        with contextlib.suppress(ValueError):
+            return space_from_json(self.storage.read(SPACE))
+        return None
+
+    @cached_property
+    def costs(self) -> CostTable:
+        """The cost table by (shape, precision, target)."""
+        rows = self.cost_table.to_pylist() if self.cost_table is not None else []
+        return {
+            (Shape.of_row(row), row["precision"], row["target"]): {name: row.get(name) for name in COST_COLUMNS}
+            for row in rows
+        }
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that models are deployed at."""
+        return tuple(name for name in PRECISIONS if any(precision == name for _, precision, _ in self.costs))
+
+    @property
+    def full_precision_latency_s(self) -> dict[Shape, float]:
+        """Of a request, by shape, on the machine of the run."""
+        rows = self.cost_table.to_pylist() if self.cost_table is not None else []
+        measured = (row for row in rows if row["precision"] == "fp32" and not row["estimated"])
+        return {Shape.of_row(row): row["latency_ms"] / 1e3 for row in measured}
+
+    @cached_property
+    def by_chance(self) -> ByChance:
+        """What random searches of the same space would have reached in the same time of training, by simulation."""
+        # What is learned from the records takes a second to import.
+        from search.simulation.by_chance import by_chance
+
+        return by_chance(self)
+
     @property
     def baseline_quality(self) -> float | None:
         """Its quality; None while it is not known."""
@@ -100,9 +141,7 @@ class Run:
 
     def points(self, target: str) -> tuple[list[Record], NDArray[np.float64]]:
         """Complete variants on ``target`` and their objectives, all minimised: records × objectives, NaN if unknown."""
-        records = [r for r in self.records if r.status == "complete" and r.target == target]
-        rows = [[_minimised(record, name, self.metric) for name in self.goals.objectives] for record in records]
-        return records, np.array(rows, dtype=float).reshape(len(records), len(self.goals.objectives))
+        return points_on(self.records, self.goals, target)
 
     def front_records(self, target: str) -> list[Record]:
         """Complete, feasible, non-dominated variants on ``target``, cheapest first."""
@@ -126,7 +165,7 @@ class Run:
             if record.status == "complete" and record.target == self.goals.targets[0] and record.quality is not None:
                 key = (num_layers(record) or math.inf, size_of(record), record.precision, record.strategy)
                 found = best.setdefault(key, record)
-                if _minimised(record, self.metric, self.metric) < _minimised(found, self.metric, self.metric):
+                if minimised(record.quality, self.metric) < minimised(found.quality, self.metric):
                     best[key] = record
         records = [best[key] for key in sorted(best)]
         layers = pa.array([num_layers(record) for record in records], pa.int64())
@@ -160,26 +199,19 @@ class Run:
             baseline=self.baseline_quality,
         )
 
+    def box(self, target: str) -> Box:
+        """What hypervolume on ``target`` is a share of."""
+        return Box.around(self.records, self.goals, target, baseline=self.baseline_quality)
+
     def hypervolume_over_time(self, target: str | None = None) -> pa.Table:
-        """Columns seconds, trials, hypervolume: after each trial that ended, the share of the objectives' box covered.
+        """Columns seconds, train_seconds, trials, hypervolume: after each trial that ended, the share of the
+        objectives' box that feasible variants cover.
 
         Objectives are scaled to their range over all complete variants, costs by their logarithm; the reference point
         lies at 1.1, so 1 is reached by a variant that is best in everything.
         """
-        records, points = self.points(target or self.goals.targets[0])
-        scaled = _scaled(points, self.goals)
-        ended: dict[str, float] = {}
-        for record in self.records:
-            if record.number >= 0:
-                ended[record.trial_id] = max(record.finished_at, ended.get(record.trial_id, 0.0))
-        start = min((r.started_at for r in self.records if r.number >= 0), default=0.0)
-        reference = np.full(points.shape[1], _MARGIN)
-        rows = []
-        for trials, until in enumerate(sorted(ended.values()), 1):
-            there = np.array([record.finished_at <= until for record in records], dtype=bool)
-            covered = hypervolume(scaled[there], reference) / _MARGIN ** points.shape[1]
-            rows.append({"seconds": until - start, "trials": trials, "hypervolume": covered})
-        return pa.Table.from_pylist(rows, schema=_OVER_TIME)
+        steps = self.box(target or self.goals.targets[0]).steps(self.records)
+        return pa.Table.from_pylist([asdict(step) for step in steps], schema=_OVER_TIME)
 
     def report(self, path: Path | None = None) -> Path:
         """Write the report as one HTML file: to ``path``, or as ``report.html`` in the run's folder.
@@ -233,10 +265,12 @@ class Run:
         from search.report.build import build
         from search.report.html import render_front
 
-        return render_front(build(self))
+        return render_front(build(self, by_chance=False))
 
 
-_OVER_TIME = pa.schema([("seconds", pa.float64()), ("trials", pa.int64()), ("hypervolume", pa.float64())])
+_OVER_TIME = pa.schema(
+    [("seconds", pa.float64()), ("train_seconds", pa.float64()), ("trials", pa.int64()), ("hypervolume", pa.float64())]
+)
 
 
 def load_run(location: str | Path) -> Run:
@@ -300,21 +334,3 @@ def _baseline_fingerprint(spec: Mapping[str, Any], records: Sequence[Record]) ->
     optimisation = Optimisation(**{"batch_size": search.get("batch_size", 32), **recipe})
     plan = Plan.model_validate_json(some_plan)
     return plan.model_copy(update={"stages": (Finetune(optimisation=optimisation),)}).fingerprint
-
-
-def _minimised(record: Record, name: str, metric: str) -> float:
-    value = record.value(name, metric)
-    return math.nan if value is None else -OBJECTIVES[name].gain(value)
-
-
-def _scaled(points: NDArray[np.float64], goals: Goals) -> NDArray[np.float64]:
-    if not len(points):
-        return points
-    scaled = points.copy()
-    for column, name in enumerate(goals.objectives):
-        if OBJECTIVES[name].direction == "min" and OBJECTIVES[name].by_factor:
-            scaled[:, column] = np.log(np.maximum(points[:, column], 1e-12))
-    with np.errstate(invalid="ignore"):
-        low = np.nanmin(scaled, axis=0)
-        span = np.nanmax(scaled, axis=0) - low
-    return (scaled - low) / np.where(span > 0, span, 1.0)

@@ -32,6 +32,11 @@ class Draw(Generic[P]):
         return self.plan.fingerprint
 
     @cached_property
+    def plan_json(self) -> str:
+        """The plan as text."""
+        return self.plan.to_json()
+
+    @cached_property
     def shape(self) -> Hashable:
         """The plan's."""
         return self.plan.shape

@@ -18,10 +18,13 @@ from search.ledger import Ledger, Proposal, write_table
 from search.records import Record
 from search.run import load_run
 from spaces.choosers import RandomChooser
-from spaces.draw import Draw, draw, opening
+from spaces.draw import Draw, draw, opening, restrict
 from spaces.methods.finetune import baseline
+from spaces.objectives import parse_constraint
 from spaces.plan import Plan
+from spaces.shape import Shape
 from spaces.space import Space
+from spaces.space_json import SPACE, space_to_json
 from spaces.stages import Optimisation
 from trainers.storage import Storage
 
@@ -61,6 +64,8 @@ class RunSettings:
     rows: int = 600
     labels: tuple[str, ...] = ("torch", "ray", "sympy", "pandas")
     confirmed: bool = True
+    space: bool = False
+    """Whether it is written down, so that a report simulates random searches, which takes a second."""
     forgetting: float | None = None
     """Of a model of one layer; twice that of two, and so on. None: not measured."""
     hostile: str = ""
@@ -76,6 +81,8 @@ def make_run(folder: Path | str, settings: RunSettings | None = None) -> Storage
     names = [name + settings.hostile for name in settings.labels]
     if settings.metric != "perplexity":
         storage.write_json("validation_labels.json", {"labels": names, "rows": truth.tolist()})
+    if settings.space and (space := _feasible_space(settings)).strategies:
+        storage.write(SPACE, space_to_json(space))
     storage.write_json("notes.json", {"notes": ["data: train: 3 rows without a label left out" + settings.hostile]})
     write_table(pa.Table.from_pylist(_cost_rows(settings)), storage, "cost_table.parquet")
     ledger = Ledger(storage, metric=settings.metric)
@@ -132,6 +139,17 @@ def make_space(seed: int = 0) -> Space:
         teacher_recipes=_RECIPES,
         unlabeled="u" * 64,
     )
+
+
+def _feasible_space(settings: RunSettings) -> Space:
+    known = [parsed for parsed in map(parse_constraint, settings.constraints) if parsed.known]
+
+    def feasible(shape: Shape) -> bool:
+        layers = shape.num_layers or BASE_LAYERS
+        costs = [_costs(layers, p, t) for p in settings.precisions for t in settings.targets]
+        return any(all(constraint.holds(cost) is not False for constraint in known) for cost in costs)
+
+    return restrict(make_space(settings.seed), feasible)
 
 
 def make_record(number: int = 0, *, quality: float | None = 0.7, latency_ms: float = 2.0, **changes) -> Record:
@@ -231,7 +249,9 @@ def _record(proposal: Proposal, precision: str, target: str, *, settings: RunSet
         estimated=target != "cpu",
         status=status,
         error=error.get(status, ""),
-        fidelity=0.33 if status == "stopped" else 1.0,
+        fidelity=1 / 3 if status == "stopped" else 1.0,
+        curve=((1 / 3, 0.4),) if status == "stopped" else (),
+        curve_seconds=(5.0,) if status == "stopped" else (),
         train_seconds=14.0 * layers + (55.0 if found.strategy in _TAUGHT else 0.0),
         prefix_seconds_saved=52.0 if found.strategy in _TAUGHT and number > 6 else 0.0,
         overhead_seconds=1.4,

@@ -24,7 +24,7 @@ from spaces.canonical import canonical_json
 from spaces.choosers import RandomChooser
 from spaces.draw import draw, opening, shapes
 from spaces.methods.finetune import baseline
-from trainers.context import Progress
+from trainers.progress import Progress
 from trainers.results import Measured, Result
 from trainers.storage import Storage
 
@@ -58,8 +58,8 @@ class World:
                 self.moments_left = None
                 raise Killed
 
-    def missing(self, plan):
-        return {prefix.fingerprint for prefix in plan.trained_prefixes()} - set(self.artifacts)
+    def missing(self, found):
+        return {prefix.fingerprint for prefix in found.plan.trained_prefixes()} - set(self.artifacts)
 
 
 def empty_memory():

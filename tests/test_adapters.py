@@ -38,7 +38,7 @@ from spaces.shape import Adapters, Placement, Shape
 from spaces.stages import Chain
 from trainers import onnx_graph
 from trainers.artifacts import Artifact
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.deploy import deploy, ensure_export
 from trainers.families import ENCODERS, FAMILIES
 from trainers.models import (
@@ -50,6 +50,7 @@ from trainers.models import (
     save_model,
     select_layers,
 )
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.storage import Storage

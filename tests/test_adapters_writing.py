@@ -23,12 +23,13 @@ from trainers import generation_cost
 from trainers.bottleneck import adapter_parameters
 from trainers.carry_out import carry_out
 from trainers.causal_models import load_causal
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.fake_packed import fake_packed_int8
 from trainers.families import DECODERS
 from trainers.generation_cost import Request
 from trainers.models import add_bottlenecks
 from trainers.packed import open_packed, write_packed
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.storage import Storage
 

@@ -15,9 +15,10 @@ from spaces.ranges import Range
 from spaces.space import Space
 from spaces.stages import Optimisation
 from trainers.carry_out import carry_out
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.datasets import Rows
 from trainers.models import inspect_model
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.tokens import tokenise
 

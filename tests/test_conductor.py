@@ -37,7 +37,7 @@ from spaces.choosers import FixedChooser
 from spaces.draw import Draw, draw, opening, restrict, shapes
 from spaces.methods.finetune import baseline
 from spaces.objectives import parse_constraint
-from trainers.context import Progress
+from trainers.progress import Progress
 from trainers.results import Measured, Result
 from trainers.storage import Storage
 

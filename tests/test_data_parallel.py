@@ -23,8 +23,9 @@ from spaces.methods.features import Feature
 from spaces.methods.finetune import Lora
 from spaces.methods.meta import MetaDistill
 from spaces.stages import Chain
-from trainers.context import Context, Progress, Stopped
+from trainers.context import Context, Stopped
 from trainers.loop import TrainingError
+from trainers.progress import Progress
 from trainers.ranks import RankError, Ranks, solo
 from trainers.run_stage import run_plan
 

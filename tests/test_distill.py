@@ -17,12 +17,13 @@ from spaces.methods.distill import Distill
 from spaces.methods.distill_reverse_kl import DistillDivergence
 from spaces.stages import Chain
 from trainers.batches import collate
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.distill import against, soft_loss
 from trainers.distill_divergence import divergence_loss
 from trainers.kinds import split_tokens
 from trainers.losses import soft_label_loss
 from trainers.models import ModelError, load_classifier
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import missing_prefixes, plan_seconds, run_plan
 from trainers.teacher import Full, Sampled, TopK, outputs_fingerprint, teacher_outputs

@@ -27,7 +27,7 @@ from trainers import rationales as rationales_module
 from trainers.batches import collate
 from trainers.carry_out import carry_out
 from trainers.causal_models import inspect_causal, load_causal
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.cost import read_cost_table, write_cost_table
 from trainers.distill_cot import multitask_loss, reasoned_rows, two_tasks
 from trainers.finetune import gold_loss
@@ -37,6 +37,7 @@ from trainers.generation_tokens import ResponseTokens, tokenise_exchanges
 from trainers.kinds import asked_tokens, kind_of, split_tokens
 from trainers.loop import TrainingError
 from trainers.model_files import ModelError
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.rationales import data_rationales, right_rationale
 from trainers.run_stage import run_plan

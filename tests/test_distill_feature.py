@@ -26,12 +26,13 @@ from trainers.alignment import Alignment, alignment, common_heads, compare_relat
 from trainers.batches import Batch, collate
 from trainers.causal_models import load_causal
 from trainers.checkpoints import Checkpoint
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.families import DECODERS, ENCODERS, FAMILIES
 from trainers.kinds import split_tokens
 from trainers.loop import Job
 from trainers.model_files import ModelError
 from trainers.models import inspect_model, load_classifier, new_classifier, select_layers
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.taps import Tap, last_layer_tap

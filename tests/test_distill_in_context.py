@@ -35,7 +35,7 @@ from trainers import generation_cost
 from trainers.batches import collate
 from trainers.carry_out import carry_out
 from trainers.causal_models import inspect_causal, load_causal
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.cost import read_cost_table, write_cost_table
 from trainers.demonstrations import Demonstrations
 from trainers.distill_in_context import Weights, taught_loss, tell
@@ -43,6 +43,7 @@ from trainers.episodes import NoEpisodes, any_rows, few_labels, numbered, split_
 from trainers.generation_tokens import ResponseTokens
 from trainers.kinds import asked_tokens, kind_of, split_tokens
 from trainers.loop import Job, TrainingError
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.storage import Storage

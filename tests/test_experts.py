@@ -18,7 +18,7 @@ from spaces.methods.experts import DistillExperts, Expert, ExpertSplit, ExpertWe
 from spaces.methods.finetune import Lora
 from spaces.plan import Plan
 from spaces.stages import Chain
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.datasets import Rows
 from trainers.distill import against, soft_loss
 from trainers.experts.adapters import SharedBase, expert_outputs
@@ -30,6 +30,7 @@ from trainers.kinds import split_tokens
 from trainers.loop import Job, TrainingError, fit
 from trainers.losses import camkd_weights, load_balance, mixture_log_probs
 from trainers.models import inspect_model, load_classifier, select_layers
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import missing_prefixes, plan_seconds, run_plan
 from trainers.tokens import tokenise

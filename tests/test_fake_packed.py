@@ -14,10 +14,10 @@ from spaces.methods.quantized_distill import QuantizedDistill
 from spaces.stages import Chain
 from trainers.carry_out import carry_out
 from trainers.causal_models import load_causal
-from trainers.context import Progress
 from trainers.fake_packed import fake_packed_int8, int8_values
 from trainers.families import DECODERS
 from trainers.packed import open_packed, write_packed
+from trainers.progress import Progress
 from trainers.ranks import solo
 
 _IDS = torch.tensor([[2, 5, 6, 7, 11, 12, 20], [2, 8, 10, 9, 14, 15, 16]])

@@ -24,13 +24,14 @@ from trainers.batches import collate
 from trainers.carry_out import carry_out
 from trainers.causal_models import inspect_causal, load_causal
 from trainers.compute import logits
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.embeddings import train_used_rows, used_ids
 from trainers.finetune import adapted_modules, add_adapters, gold_loss
 from trainers.generation_rows import GenerationRows
 from trainers.generation_tokens import ResponseTokens, tokenise_exchanges
 from trainers.kinds import kind_of, split_tokens
 from trainers.model_files import ModelError
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.responses import row_scores
 from trainers.run_stage import run_plan

@@ -17,9 +17,10 @@ from spaces.plan import Plan
 from spaces.stages import Chain
 from trainers.batches import collate
 from trainers.causal_models import inspect_causal, load_causal
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.distill import against, kept_form, soft_loss
 from trainers.kinds import named_kind, split_tokens
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.teacher import Form, Full, Sampled, outputs_fingerprint, teacher_outputs

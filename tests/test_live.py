@@ -9,7 +9,7 @@ from rich.console import Console
 from search.ledger import Proposal
 from search.live import LiveListener, PlainListener, describe, ending, listening
 from spaces.draw import opening
-from trainers.context import Progress
+from trainers.progress import Progress
 
 
 @pytest.fixture

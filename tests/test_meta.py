@@ -16,12 +16,13 @@ from spaces.plan import Plan
 from spaces.stages import Chain
 from trainers.batches import Batch, collate
 from trainers.compute import pad_id
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.kinds import split_tokens
 from trainers.loop import Job, TrainingError, Turn, fit
 from trainers.losses import soft_label_loss
 from trainers.meta import MetaTeacher, meta_distill, meta_gradient, quiz_split
 from trainers.models import load_classifier, select_layers
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 

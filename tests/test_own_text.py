@@ -18,7 +18,7 @@ from spaces.plan import Plan
 from spaces.stages import Chain
 from trainers.batches import Batch, collate
 from trainers.causal_models import inspect_causal, load_causal
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.distill_divergence import distill_divergence, divergence_loss, online
 from trainers.draws import drawn_classes
 from trainers.generate import drawn_by_prompt, written
@@ -27,6 +27,7 @@ from trainers.kinds import split_tokens
 from trainers.loop import Job, Turn, fit
 from trainers.models import select_layers
 from trainers.own_text import TEMPERATURE, OwnText
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.trained import trained_teacher

@@ -29,7 +29,7 @@ from spaces.plan import Plan
 from spaces.shape import Shape
 from trainers import onnx_graph
 from trainers.artifacts import Artifact
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.deploy import deploy, ensure_export, load_graph
 from trainers.families import ENCODERS
 from trainers.finetune import add_adapters
@@ -43,6 +43,7 @@ from trainers.models import (
 )
 from trainers.past import prefixes
 from trainers.prefix import Unfolded, new_encoder
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.roofline import graph_facts
 from trainers.run_stage import run_plan

@@ -18,7 +18,6 @@ from spaces.targets import Precision
 from trainers import generation_cost
 from trainers.carry_out import carry_out
 from trainers.causal_models import load_causal
-from trainers.context import Progress
 from trainers.fake_packed import fake_packed_int8
 from trainers.families import DECODERS
 from trainers.generate import greedy
@@ -26,6 +25,7 @@ from trainers.generation_cost import Request
 from trainers.models import add_prefix
 from trainers.packed import open_packed, write_packed
 from trainers.past import prefixes
+from trainers.progress import Progress
 from trainers.ranks import solo
 
 PLAN = plan_of(prefixing(4, epochs=3, learning_rate=3e-2))

@@ -13,11 +13,12 @@ from spaces.stages import Chain
 from trainers import pseudo_label as method
 from trainers.carry_out import carry_out
 from trainers.compute import logits
-from trainers.context import Context, Progress
+from trainers.context import Context
 from trainers.datasets import Rows
 from trainers.kinds import split_tokens
 from trainers.loop import TrainingError
 from trainers.models import inspect_model, load_classifier
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.tokens import tokenise

@@ -15,11 +15,12 @@ from spaces.stages import Chain
 from trainers import pseudo_label as method
 from trainers import pseudo_responses
 from trainers.causal_models import load_causal
-from trainers.context import Context, Progress, unhurried
+from trainers.context import Context, unhurried
 from trainers.generation_tokens import ResponseTokens
 from trainers.kinds import kind_of, split_tokens
 from trainers.kinds.kind import PseudoLabels
 from trainers.loop import TrainingError
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 

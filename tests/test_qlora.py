@@ -20,10 +20,10 @@ from spaces.methods.qlora import Qlora
 from spaces.shape import Adapters
 from trainers.carry_out import carry_out
 from trainers.causal_models import load_causal
-from trainers.context import Progress
 from trainers.families import DECODERS
 from trainers.finetune import add_adapters
 from trainers.nf4 import LEVELS, Nf4Linear, dequantise, quantise
+from trainers.progress import Progress
 from trainers.qlora import in_four_bits, merged
 from trainers.ranks import solo
 

@@ -15,11 +15,11 @@ from spaces.methods.quantized_distill import QuantizedDistill
 from spaces.stages import Chain
 from trainers import onnx_graph
 from trainers.carry_out import carry_out
-from trainers.context import Progress
 from trainers.deploy import write_graph
 from trainers.evaluate import evaluate_plan
 from trainers.fake_int8 import fake_int8, int8_weight, uint8_values
 from trainers.models import load_classifier
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import run_plan
 from trainers.serving import feeds, open_session

@@ -20,7 +20,7 @@ from search.simulation.table import read_table
 from spaces.shape import Shape
 from spaces.space import Space
 from spaces.stages import Optimisation
-from trainers.context import Progress
+from trainers.progress import Progress
 from trainers.storage import Storage
 
 STRATEGIES = ("small_finetune", "distill_soft", "pseudo_label")

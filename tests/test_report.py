@@ -174,6 +174,17 @@ def test_reading_a_run_imports_nothing_heavy():
     assert not {"torch", "ray", "transformers", "sklearn", "plotly", "onnxruntime"} & set(re.findall(r"\w+", found))
 
 
+def test_hypervolume_counts_feasible_variants_by_what_was_trained(tmp_path):
+    make_run(tmp_path, RunSettings(trials=0, targets=("cpu",), constraints=("latency_ms <= 5",)))
+    ledger = Ledger(Storage(tmp_path), metric="accuracy")
+    for number, (quality, ms, saved) in enumerate([(0.5, 1.0, 0.0), (0.7, 10.0, 2.0), (0.6, 10.0**0.5, 6.0)]):
+        times = {"finished_at": float(number), "train_seconds": 8.0, "prefix_seconds_saved": saved}
+        ledger.append(make_record(number, quality=quality, latency_ms=ms, **times))
+    found = load_run(tmp_path).hypervolume_over_time()
+    assert found["hypervolume"].to_pylist() == pytest.approx([area / 1.21 for area in (0.11, 0.11, 0.11 + 0.3)])
+    assert found["train_seconds"].to_pylist() == [8.0, 14.0, 16.0]
+
+
 # The report -----------------------------------------------------------------------------------------------------
 
 
@@ -182,13 +193,14 @@ def test_report_says_what_it_must(run):
     text = _visible(page)
     choice = run.select()
     assert f"Ship {choice.record.strategy} with" in text
+    assert "of training was spent" in text and "was saved by shared beginnings" in text
     for part in (*choice.reasons, say("accuracy", choice.record.quality), "estimated", "NotFinite", "ruled out"):
         assert part in text
     assert "Noticed beforehand" in text and "3 rows without a label left out" in text
     for title in ("The front on cpu", "The front on phone", "Best of every strategy", "Cost table", "How to reproduce"):
         assert title in text
     assert run.spec_text.splitlines()[0] in text
-    assert set(figures(build(run))) == {"front-cpu", "front-phone", "best", "over-time", "importance"}
+    assert set(figures(build(run))) == {"front-cpu", "front-phone", "best", "over-time", "time", "importance"}
 
 
 def test_what_training_does_beside_quality_is_shown_where_it_was_measured(run, tmp_path):

@@ -45,7 +45,7 @@ document.querySelector("iframe").addEventListener("load", (event) => {{
 @pytest.fixture(scope="module", params=[390, 1280])
 def seen(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    storage = make_run(folder, RunSettings(trials=20, hostile=_HOSTILE))
+    storage = make_run(folder, RunSettings(trials=20, space=True, hostile=_HOSTILE))
     add_ablation(storage, hostile=_HOSTILE)
     load_run(storage.location).report()
     (folder / "phone.html").write_text(_PHONE.format(width=request.param))
@@ -74,7 +74,7 @@ def test_nothing_injected_runs_and_nothing_is_fetched(seen):
 
 
 def test_every_plot_is_drawn(seen):
-    assert len(seen["plots"]) == 7
+    assert len(seen["plots"]) == 8
     assert min(seen["plots"]) > 0
     assert seen["points"] > 60
 

@@ -177,10 +177,10 @@ def test_a_study_is_told_what_answered(plain):
 
 
 def test_what_is_there_of_a_training_need_not_be_spent(curves):
-    recordings = Recordings(curves)
-    assert [recordings.share_left(number) for number in (0, 1)] == [1.0, 1.0]
+    recordings, draws = Recordings(curves.course), curves.recorded[:2]
+    assert [recordings.share_left(draw) for draw in draws] == [1.0, 1.0]
     recordings._there.add("teacher=long")
-    assert [recordings.share_left(number) for number in (0, 1)] == [1.0, pytest.approx(60 / 156)]
+    assert [recordings.share_left(draw) for draw in draws] == [1.0, pytest.approx(60 / 156)]
 
 
 # What it came to ------------------------------------------------------------------------------------------------------

@@ -26,13 +26,14 @@ from trainers.artifacts import Artifact
 from trainers.batches import collate, epoch_batches, sorted_batches
 from trainers.checkpoints import FOLDER
 from trainers.compute import fast_attention, logits
-from trainers.context import Context, Progress, Report, Stopped, Suspended
+from trainers.context import Context, Report, Stopped, Suspended
 from trainers.embeddings import UsedRows, train_used_rows, used_ids
 from trainers.finetune import adapted_modules, add_adapters
 from trainers.kinds import split_tokens
 from trainers.loop import TrainingError, new_optimizer, rate_share
 from trainers.metrics import quality
 from trainers.models import load_classifier
+from trainers.progress import Progress
 from trainers.ranks import solo
 from trainers.run_stage import plan_memory_mb, run_plan
 from trainers.storage import Storage

@@ -19,9 +19,10 @@ from spaces.stages import Optimisation
 from trainers.batches import Batch, epoch_batches, worker_batch
 from trainers.checkpoints import Checkpoint, Standing, gather, restore
 from trainers.compute import autocast, fast_attention, pad_id, pick_device
-from trainers.context import Context, Heartbeat, Progress, Report, unhurried
+from trainers.context import Context, Heartbeat, Report, unhurried
 from trainers.embeddings import train_used_rows, used_ids
 from trainers.kinds import asked_tokens, kind_of, split_tokens
+from trainers.progress import Progress
 from trainers.ranks import Ranks
 from trainers.tokens import Tokens
 

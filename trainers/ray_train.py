@@ -17,9 +17,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from spaces.plan import Plan
 from trainers.carry_out import carry_out, measure
-from trainers.context import Context, Progress, Stopped, Suspended
+from trainers.context import Context, Stopped, Suspended
 from trainers.loop import TrainingError
 from trainers.model_files import ModelError
+from trainers.progress import Progress
 from trainers.ranks import RankError, Ranks
 from trainers.storage import StorageError, is_of_storage
 

@@ -55,6 +55,13 @@ def ticks(values: Sequence[float]) -> Figure:
     return {"tickvals": shown, "ticktext": [f"{mark:g}" for mark in shown], "range": [low, high]}
 
 
+def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], *, colour: str, group: str) -> list[Figure]:
+    """The traces of a faint band of steps between two lines."""
+    edge: Figure = {"type": "scatter", "mode": "lines", "x": list(x), "hoverinfo": "skip", "showlegend": False}
+    edge |= {"legendgroup": group, "line": {"width": 0, "shape": "hv"}}
+    return [edge | {"y": list(low)}, edge | {"y": list(high), "fill": "tonexty", "fillcolor": f"{colour}22"}]
+
+
 def level(value: float, text: str) -> Figure:
     """A dotted line all across at ``value``."""
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value, "layer": "below"}

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.ablation import Ablation, read_ablations
+from search.progress import ByChance, Step
 from search.records import Record
 from search.report.importance import Importance, importance
 from search.run import Confirmed, Run, described
+from search.savings import StrategyTime, by_strategy
 from search.select import Choice, NoChoice
 from search.words import say_plan, say_shape, student_names
 from spaces.plan import Plan
@@ -47,8 +49,8 @@ class TargetView:
     """Why there is none; empty where there is one."""
     baseline: Record | None
     """The base model fine-tuned in full, fp32, on this target."""
-    over_time: tuple[tuple[float, int, float], ...]
-    """(seconds, trials, hypervolume) after each trial."""
+    steps: tuple[Step, ...]
+    """After each trial."""
 
     @property
     def front(self) -> tuple[Point, ...]:
@@ -97,6 +99,17 @@ class TimeUse:
     saved: float
     """How much of it was not spent, because a result was there already."""
     overhead: float
+    strategies: tuple[StrategyTime, ...]
+
+    @property
+    def stopped(self) -> float:
+        """What plans that the scheduler stopped would still have taken."""
+        return sum(strategy.stopped for strategy in self.strategies)
+
+    @property
+    def num_stopped(self) -> int:
+        """Those plans."""
+        return sum(strategy.num_stopped for strategy in self.strategies)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +135,8 @@ class Report:
     costs: tuple[Mapping[str, Any], ...]
     """Rows of the cost table, each with its `size` in words."""
     time: TimeUse
+    by_chance: ByChance | None
+    """What random searches would have reached; None where that was not asked for."""
     spec_text: str
     seed: int
     versions: Mapping[str, str]
@@ -129,8 +144,8 @@ class Report:
     """Number of validation rows; 0 where it is not known."""
 
 
-def build(run: Run) -> Report:
-    """Gather the report of ``run``."""
+def build(run: Run, *, by_chance: bool = True) -> Report:
+    """Gather the report of ``run``. Without ``by_chance`` no random searches are simulated, which takes seconds."""
     records = run.records
     return Report(
         name=run.name,
@@ -147,6 +162,7 @@ def build(run: Run) -> Report:
         counts=_counts(records),
         costs=_costs(run),
         time=_time(records),
+        by_chance=run.by_chance if by_chance else None,
         spec_text=run.spec_text,
         seed=int((run.spec.get("search") or {}).get("seed", 0)),
         versions=dict(next((record.versions for record in reversed(records) if record.versions), {})),
@@ -159,7 +175,6 @@ def _target(run: Run, name: str) -> TargetView:
     front = run.front_records(name)
     on_front = {record.record_id for record in front}
     rest = [record for record in run.points(name)[0] if record.record_id not in on_front]
-    over_time = run.hypervolume_over_time(name).to_pylist()
     base = run.baseline
     known = TARGETS.get(name)
     return TargetView(
@@ -170,7 +185,7 @@ def _target(run: Run, name: str) -> TargetView:
         choice=choice,
         no_choice=no_choice,
         baseline=next((r for r in rest + front if base and _is_variant_of(r, base)), None),
-        over_time=tuple((row["seconds"], row["trials"], row["hypervolume"]) for row in over_time),
+        steps=tuple(run.box(name).steps(run.records)),
     )
 
 
@@ -255,4 +270,5 @@ def _time(records: Sequence[Record]) -> TimeUse:
         train=sum(record.train_seconds or 0.0 for record in trials),
         saved=sum(record.prefix_seconds_saved for record in trials),
         overhead=sum(record.overhead_seconds or 0.0 for record in trials),
+        strategies=by_strategy(records),
     )

@@ -11,6 +11,7 @@ from search.report.axes import Figure, layout, level, near_front, quality_axis, 
 from search.report.batch_figures import batch_figures
 from search.report.build import BestAtSize, Point, Report, TargetView
 from search.report.looks import COLOURS, MUTED, UNKNOWN, look
+from search.report.progress_figures import over_time, time_use
 from search.words import say, say_interval, say_name
 from spaces.catalogue import CATALOGUE
 from spaces.objectives import OBJECTIVES
@@ -25,6 +26,8 @@ def figures(report: Report) -> dict[str, Figure]:
         found["over-time"] = over_time(report)
     if report.importance.shares:
         found["importance"] = importance(report)
+    if any(time.shared or time.stopped for time in report.time.strategies):
+        found["time"] = time_use(report.time.strategies)
     for ablation in report.ablations:
         found |= batch_figures(ablation, report.metric)
     return found
@@ -72,26 +75,6 @@ def best_by_size(report: Report) -> Figure:
     frame = layout(x="size", y=quality_axis(report.metric))
     frame["xaxis"] |= {"tickvals": list(range(len(sizes))), "ticktext": [escape(size) for size in sizes]}
     return {"data": traces, "layout": frame}
-
-
-def over_time(report: Report) -> Figure:
-    """How much of the objectives' box was covered, after each trial."""
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": view.name,
-            "x": [seconds / 60 for seconds, _, _ in view.over_time],
-            "y": [volume for _, _, volume in view.over_time],
-            "text": [f"after {trials} trials" for _, trials, _ in view.over_time],
-            "hovertemplate": "%{y:.3f} %{text}<extra></extra>",
-            "line": {"shape": "hv", "width": 2.5, "color": COLOURS[index % len(COLOURS)]},
-        }
-        for index, view in enumerate(report.targets)
-        if view.points
-    ]
-    frame = layout(x="minutes since the start", y={"title": {"text": "hypervolume"}, "rangemode": "tozero"})
-    return {"data": traces, "layout": frame | {"height": 300, "showlegend": len(traces) > 1}}
 
 
 def importance(report: Report) -> Figure:

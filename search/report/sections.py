@@ -8,7 +8,8 @@ from search.report.ablation_section import ablation_section
 from search.report.build import BestAtSize, Ended, Point, Report, TargetView
 from search.report.figures import main_precision, x_axis
 from search.report.pieces import identity, named, number, plot, section, short, table, variant
-from search.words import say, say_duration, say_interval, say_list, say_name
+from search.report.progress_section import progress_section, time_section
+from search.words import say, say_interval, say_list, say_name
 from spaces.objectives import OBJECTIVES
 
 _COSTS = ("latency_ms", "latency_p95_ms", "size_mb", "memory_mb", "energy_j")
@@ -31,12 +32,12 @@ def sections(report: Report, plots: Mapping[str, Any]) -> list[str]:
         *(_front(view, report, plots) for view in report.targets),
         _best(report, plots),
         *(ablation_section(ablation, report.metric, plots) for ablation in report.ablations),
-        _over_time(plots),
+        progress_section(report, plots),
         _importance(report, plots),
         _ended(report),
         _notes(report),
         _costs(report),
-        _time(report),
+        time_section(report, plots),
         _reproduce(report),
         _footer(report),
     ]
@@ -112,16 +113,6 @@ def _best_row(row: BestAtSize, metric: str) -> list[str]:
     ]
 
 
-def _over_time(plots: Mapping[str, Any]) -> str:
-    if "over-time" not in plots:
-        return ""
-    text = (
-        "<p>The hypervolume after each trial. Objectives are scaled to their range in this run, costs by their "
-        "logarithm; where the line is flat, more trials found nothing better.</p>"
-    )
-    return section("Progress of the search", text + plot("over-time", plots))
-
-
 def _importance(report: Report, plots: Mapping[str, Any]) -> str:
     found = report.importance
     if not found.shares:
@@ -181,19 +172,6 @@ def _notes(report: Report) -> str:
     return section(
         "Noticed beforehand", f"{text}<ul>{''.join(f'<li>{escape(note)}</li>' for note in report.notes)}</ul>"
     )
-
-
-def _time(report: Report) -> str:
-    time = report.time
-    spent = max(0.0, time.train - time.saved)
-    lines = [
-        f"{say_duration(time.wall)} from the first trial's start to the last one's end.",
-        f"{say_duration(time.train)} of training, had every plan been trained alone; "
-        f"{say_duration(time.saved)} of it was saved, because a beginning was there already, and "
-        f"{say_duration(spent)} spent.",
-        f"{say_duration(time.overhead)} beside training: deployment, evaluation, waiting.",
-    ]
-    return section("Time", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>")
 
 
 def _reproduce(report: Report) -> str:

@@ -8,15 +8,18 @@ from search.ablation import Ablation
 from search.report.ablation_section import explained, shown_columns
 from search.report.batch_figures import describe, say_rate
 from search.report.build import Point, Report, TargetView
+from search.report.progress_section import say_training
 from search.words import say, say_interval, say_name
 
 
 def render_text(report: Report) -> RenderableType:
-    """Front and choice on each target, readable from 80 columns on. Nothing in it is taken for markup."""
+    """Front and choice on each target, and time spent and saved, readable from 80 columns on. Nothing in it is taken
+    for markup.
+    """
     parts: list[RenderableType] = []
     for view in report.targets:
         parts += [_front(view, report), _choice(view), Text()]
-    return Group(*parts[:-1])
+    return Group(*parts, Text(" ".join(say_training(report.time))))
 
 
 def _front(view: TargetView, report: Report) -> RenderableType:

@@ -1,12 +1,13 @@
 """Virtual time: a conductor with any number of workers whose work takes no time of ours."""
 
 import heapq
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from search.conductor import DONE, Conductor
 from search.memory_ledger import Proposal
-from trainers.context import Progress
+from search.records import Record
+from trainers.progress import Progress
 from trainers.results import Result
 
 Work = Generator[tuple[float, Progress], bool, Result | str | None]
@@ -68,3 +69,19 @@ class Workers:
                 self.conductor.fail(number, end.value)
             else:
                 self.conductor.complete(number, end.value)
+
+
+class Nobody:
+    """Listens to nothing."""
+
+    def started(self, proposal: Proposal) -> None:
+        """Nothing."""
+
+    def progressed(self, proposal: Proposal, progress: Progress) -> None:
+        """Nothing."""
+
+    def finished(self, proposal: Proposal, records: Sequence[Record]) -> None:
+        """Nothing."""
+
+    def said(self, text: str) -> None:
+        """Nothing."""

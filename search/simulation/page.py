@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from search.report.axes import Figure, layout, ticks
+from search.report.axes import Figure, band, layout, ticks
 from search.report.html import page
 from search.report.looks import Look, numbered
 from search.report.pieces import marked, number, plot, section, table
@@ -77,11 +77,9 @@ def _figure(findings: Findings, comparison: Comparison) -> Figure:
 
 def _lines(name: str, traces: Sequence[Trace], costs: Sequence[float], how: Look) -> list[dict[str, Any]]:
     spreads = [spread([max(_LEAST, 1 - trace.share_at(cost)) for trace in traces]) for cost in costs]
-    edge: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": costs, "hoverinfo": "skip", "showlegend": False}
-    edge |= {"legendgroup": name, "line": {"width": 0, "shape": "hv"}}
+    lows, highs = [found.low for found in spreads], [found.high for found in spreads]
     return [
-        edge | {"y": [found.low for found in spreads]},
-        edge | {"y": [found.high for found in spreads], "fill": "tonexty", "fillcolor": f"{how.colour}22"},
+        *band(costs, lows, highs, colour=how.colour, group=name),
         {
             "type": "scatter",
             "mode": "lines",

@@ -1,6 +1,5 @@
 """A table's rows as trainings: what each costs, how its quality rose, and which variants came of it."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.simulation.columns import Columns, row_of
+from search.simulation.course import Course, Variant
 from search.simulation.problem import Problem
 from search.spec_errors import SpecError
 from spaces.choosers import Value
@@ -24,16 +24,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
-    """What came of a training at one option of the fan-out."""
-
-    quality: float
-    """NaN: this variant failed."""
-    known: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Course):
     """A configuration, trained to its end once."""
 
     name: str
@@ -42,34 +33,6 @@ class Training:
     """Where its end stands in the table, from 0."""
     params: Mapping[str, Value]
     """Those that it reads, in the order of picking."""
-    steps: tuple[int, ...]
-    """How far it was trained at each row of its curve; the last one is the end."""
-    qualities: tuple[float, ...]
-    """Of the first variant at each step; NaN where it is not known."""
-    costs: tuple[float, ...]
-    """Spent until each step, without ``parts``; never falls."""
-    variants: Mapping[str, Variant]
-    learned: Mapping[str, float]
-    """Costs of the training, seen at its end: those of the first variant's row."""
-    parts: Mapping[str, float]
-    """Beginnings that other trainings may share, with what each costs."""
-
-    @property
-    def curve(self) -> tuple[tuple[float, float], ...]:
-        """(share of the training, quality) wherever quality is known."""
-        points = zip(self.steps, self.qualities, strict=True)
-        return tuple((step / self.steps[-1], quality) for step, quality in points if math.isfinite(quality))
-
-    @property
-    def curve_costs(self) -> tuple[float, ...]:
-        """What was spent at each point of the curve."""
-        points = zip(self.costs, self.qualities, strict=True)
-        return tuple(cost for cost, quality in points if math.isfinite(quality))
-
-    @property
-    def cost(self) -> float:
-        """Of the whole training, as if alone."""
-        return self.costs[-1] + sum(self.parts.values())
 
 
 def trainings_of(problem: Problem, columns: Columns) -> list[Training]:

@@ -70,7 +70,7 @@ def _ours(name: str, given: Given) -> Propose:
         goals,
         given.costs,
         given.table.variants,
-        share_left=lambda draw: given.recordings.share_left(draw.plan.shape),
+        share_left=given.recordings.share_left,
     )
     return make_sampler(
         name,

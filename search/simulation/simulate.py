@@ -9,16 +9,15 @@ from search.budget import Limits
 from search.conductor import Conductor, Setup
 from search.goals import CostTable, Goals
 from search.history import Outcome
-from search.memory_ledger import MemoryLedger, Proposal
+from search.memory_ledger import MemoryLedger
 from search.records import Record
 from search.sampler import Propose
 from search.scheduler import Scheduler
-from search.simulation.clock import Clock, Workers
+from search.simulation.clock import Clock, Nobody, Workers
 from search.simulation.table import Answers, Table
 from search.simulation.workers import Recordings
 from spaces.draw import Draw
 from spaces.objectives import Objective
-from trainers.context import Progress
 
 TARGET = "table"
 """Where the variants of a table serve: it knows one place."""
@@ -113,7 +112,7 @@ def simulate(
 
     A device hour is 3,600 of the table's unit of cost.
     """
-    began, clock, ledger, recordings = time.process_time(), Clock(), MemoryLedger(), Recordings(table)
+    began, clock, ledger, recordings = time.process_time(), Clock(), MemoryLedger(), Recordings(table.course)
     goals, costs, answers = goals_of(table), costs_of(table), Answers(table)
     given = Given(table=table, answers=answers, recordings=recordings, goals=goals, costs=costs, seed=seed)
     answered = AnsweredSampler(sampler(given), answers)
@@ -123,7 +122,7 @@ def simulate(
         sampler=answered,
         scheduler=scheduler,
         missing=recordings.missing,
-        listener=_Nobody(),
+        listener=Nobody(),
         clock=clock,
     )
     Workers(conductor, clock, workers, recordings.carry_out).drive()
@@ -146,19 +145,3 @@ def _setup(given: Given, *, workers: int, limits: Limits) -> Setup:
         limits=limits,
         max_seats=workers,
     )
-
-
-class _Nobody:
-    """Listens to nothing."""
-
-    def started(self, proposal: Proposal) -> None:
-        """Nothing."""
-
-    def progressed(self, proposal: Proposal, progress: Progress) -> None:
-        """Nothing."""
-
-    def finished(self, proposal: Proposal, records: Sequence[Record]) -> None:
-        """Nothing."""
-
-    def said(self, text: str) -> None:
-        """Nothing."""

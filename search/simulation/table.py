@@ -70,6 +70,11 @@ class Table:
                 params[axis.name] = _pick(chooser, axis)
         return _draw(TablePlan(params=params))
 
+    def course(self, found: Draw[TablePlan]) -> Training:
+        """The training that answers a draw."""
+        assert found.plan.shape is not None, found
+        return self.trainings[found.plan.shape]
+
     @cached_property
     def recorded(self) -> Sequence[Draw[TablePlan]]:
         """Every training as the draw that it answers best."""
