@@ -73,6 +73,19 @@ def test_ranks_peel_one_front_after_another(points):
         assert ranks[with_nan].min() > ranks[~with_nan].max()
 
 
+@given(_points(), st.data())
+def test_a_point_that_another_one_dominates_changes_neither_front_nor_hypervolume(points, data):
+    if not len(points):
+        return
+    beaten = np.array(data.draw(st.sampled_from(points.tolist())))
+    worse = beaten + data.draw(arrays(float, len(beaten), elements=st.sampled_from([0.0, 0.5, math.inf])))
+    if (worse == beaten).all():
+        return
+    reference, more = np.full(points.shape[1], 4.0), np.vstack([points, worse])
+    assert non_dominated(more).tolist() == [*non_dominated(points).tolist(), False]
+    assert hypervolume(more, reference) == pytest.approx(hypervolume(points, reference))
+
+
 def test_equal_points_stay_together():
     assert non_dominated(np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 2.0]])).tolist() == [True, True, False]
 
