@@ -83,6 +83,9 @@ class Moasha:
         # At its end MOASHA says stop as well: there is nothing more to train.
         return self._tell(number, entry) != SchedulerDecision.STOP or entry.curve[-1][0] >= 1
 
+    def reach(self, number: int, race: Race) -> None:
+        """MOASHA goes on with nothing that it stopped."""
+
     def _tell(self, number: int, entry: Entry) -> str:
         """The reports that are new; its word on the last one."""
         said, trial = SchedulerDecision.CONTINUE, Trial(number, {}, datetime.min)

@@ -34,6 +34,11 @@ class Limits:
             return f"{_BUDGET}{self.device_hours:g} device hours are used"
         return None
 
+    @property
+    def in_time(self) -> bool:
+        """Whether time is limited: then there may be some left when every plan was had."""
+        return self.minutes is not None or self.device_hours is not None
+
     def allows_another(self, spent: Spent) -> bool:
         """Whether one more plan may be proposed."""
         return self.time_is_up(spent) is None and (self.trials is None or spent.trials < self.trials)

@@ -25,15 +25,28 @@ class Standing:
     """Training seconds of that stage at each point of the curve."""
     seconds: dict[int, float] = field(default_factory=dict)
     """Training seconds by stage."""
+    judged_at: float = 0.0
+    """Fidelity at which the plan that it goes on with was stopped; 0: it begins anew."""
+    paid_before: float = 0.0
+    """Training seconds of the last stage until then, which are in that plan's record."""
+    found_s: float = 0.0
+    """How many of these seconds a checkpoint has saved."""
 
     @property
-    def spent(self) -> float:
+    def trained_s(self) -> float:
         """Training seconds of all stages."""
         return sum(self.seconds.values())
+
+    @property
+    def spent_s(self) -> float:
+        """Those that were spent on this trial."""
+        return self.trained_s - self.found_s
 
     def hear(self, progress: Progress) -> None:
         """Take in a report."""
         self.seconds[progress.stage] = progress.seconds
+        if progress.restored and progress.final:
+            self.found_s = min(progress.seconds, self.paid_before)
         if progress.quality is not None and progress.final:
             self.curve.append((progress.fidelity, progress.quality))
             self.curve_seconds.append(progress.seconds)
@@ -42,6 +55,7 @@ class Standing:
         """Its worker died: the last stage reports from its start."""
         self.curve.clear()
         self.curve_seconds.clear()
+        self.found_s = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +79,7 @@ class Clerk:
         measured = {variant.precision: variant for variant in result.variants}
         return self._write(
             [
-                self._record(proposal, standing, variant, _of_result(result, measured[variant[0]]))
+                self._record(proposal, standing, variant, _of_result(result, measured[variant[0]], standing))
                 for variant in proposal.variants
             ]
         )
@@ -78,15 +92,18 @@ class Clerk:
         *,
         error: str,
         fidelity: float,
+        reach: float | None,
     ) -> list[Record]:
         """A plan ended without a result: one record that says why."""
         found = {
             "status": status,
             "error": error,
             "fidelity": fidelity,
+            "reach": reach,
             "curve": tuple(standing.curve),
             "curve_seconds": tuple(standing.curve_seconds),
-            "train_seconds": standing.spent,
+            "train_seconds": standing.trained_s,
+            "prefix_seconds_saved": standing.found_s,
         }
         return self._write([self._record(proposal, standing, proposal.variants[0], found)])
 
@@ -143,6 +160,7 @@ class Clerk:
             params=dict(proposal.draw.params),
             precision=precision,
             target=target,
+            resumes=proposal.resumed_id,
             seed=plan.seed,
             started_at=standing.started_at,
             finished_at=self.clock(),
@@ -157,12 +175,12 @@ class Clerk:
         return columns | {"estimated": target in self.estimated, "notes": others}
 
 
-def _of_result(result: Result, variant: Measured) -> dict[str, Any]:
+def _of_result(result: Result, variant: Measured, standing: Standing) -> dict[str, Any]:
     return _quality(variant) | {
         "curve": result.curve,
         "curve_seconds": result.curve_seconds,
         "train_seconds": result.train_seconds,
-        "prefix_seconds_saved": max(0.0, result.train_seconds - result.spent_seconds),
+        "prefix_seconds_saved": max(0.0, result.train_seconds - result.spent_seconds + standing.found_s),
         "overhead_seconds": result.overhead_seconds,
         "train_memory_mb": result.train_memory_mb,
         "overfit": result.overfit,

@@ -6,7 +6,7 @@ ones. All that it decides follows from the ledger, so that a search which was in
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from search.budget import Limits, Spent
@@ -79,12 +79,14 @@ class Conductor:
         sampler: Propose,
         scheduler: Scheduler,
         missing: Callable[[Draw], set[str]],
+        release: Callable[[Draw], None],
         listener: Listener,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """``missing`` tells the fingerprints of those parts of a plan that still have to be trained. What is trained
-        stays so.
+        stays so. ``release`` is told of plans that were set aside and whose checkpoints are not to be kept any more.
         """
+        self._release = release
         self._setup, self._ledger, self._sampler, self._scheduler = setup, ledger, sampler, scheduler
         self._missing, self._listener, self._clock = missing, listener, clock
         self._clerk = Clerk(
@@ -115,23 +117,22 @@ class Conductor:
         if self.interrupted or self._limits.time_is_up(self.spent):
             return DONE
         ready = next((proposal for proposal in self._waiting if not self._is_held(proposal)), None)
-        while ready is None and self._may_propose():
-            proposal = self._propose()
+        while ready is None and len(self._waiting) < self._setup.max_seats:
+            proposal = self._new_one() or self._rest_of_one()
             if proposal is None:
-                self._exhausted = True
-                self._listener.said("the space has no plan left that was not tried")
                 break
             self._waiting.append(proposal)
             ready = None if self._is_held(proposal) else proposal
         if ready is None:
-            return WAIT if self._waiting else DONE
+            # Whatever is under way may show of a stopped plan that it is worth its rest.
+            return WAIT if self._waiting or (self._running and self._limits.in_time) else DONE
         return self._start(ready)
 
     @property
     def spent(self) -> Spent:
         """What the search has used so far."""
         return Spent(
-            trials=self._ledger.num_proposals,
+            trials=self._ledger.num_trials,
             minutes=self._setup.earlier_minutes + (self._clock() - self._began) / 60,
             device_hours=self._tally.seconds * self._setup.devices_per_trial / 3600,
         )
@@ -141,22 +142,46 @@ class Conductor:
         """Plans under way."""
         return tuple(self._running.values())
 
-    def _may_propose(self) -> bool:
-        few_held = len(self._waiting) < self._setup.max_seats
-        return few_held and not self._exhausted and self._limits.allows_another(self.spent)
-
-    def _propose(self) -> Proposal | None:
-        number = self._ledger.next_number
-        draw = self._opening_draw(number) or self._sampled_draw(number)
-        if draw is None:
+    @property
+    def promising(self) -> Proposal | None:
+        """The stopped plan with the furthest reach beyond the front, as the records are now; None: none reaches it, or
+        time is not limited, so that none is left over.
+        """
+        if not self._limits.in_time:
             return None
-        proposal = Proposal(number=number, draw=draw, variants=self._variants(draw))
+        race = self._tally.race
+        reaches = [(self._scheduler.reach(proposal.number, race) or 0.0, proposal) for proposal in self._tally.stopped]
+        reach, found = max(reaches, key=lambda one: (one[0], -one[1].number), default=(0.0, None))
+        return found if reach > 0 else None
+
+    def _new_one(self) -> Proposal | None:
+        """A plan that was never tried; None where the space or the number of trials allows none."""
+        if self._exhausted or not self._limits.allows_another(self.spent):
+            return None
+        number = self._ledger.next_number
+        draw = self._opening_draw(number - self._ledger.num_resumed) or self._sampled_draw(number)
+        if draw is None:
+            self._exhausted = True
+            self._listener.said("the space has no plan left that was not tried")
+            return None
+        return self._propose(Proposal(number=number, draw=draw, variants=self._variants(draw)))
+
+    def _rest_of_one(self) -> Proposal | None:
+        """What is left of a plan that was stopped and has become promising."""
+        stopped = self.promising
+        if stopped is None:
+            return None
+        proposal = replace(stopped, number=self._ledger.next_number, resumes=stopped.number)
+        self._listener.said(f"{proposal.trial_id} goes on with {stopped.trial_id}: it may reach the front after all")
+        return self._propose(proposal)
+
+    def _propose(self, proposal: Proposal) -> Proposal:
         self._ledger.propose(proposal)
         self._tally.propose(proposal)
         return proposal
 
-    def _opening_draw(self, number: int) -> Draw | None:
-        return self._setup.opening[number] if number < len(self._setup.opening) else None
+    def _opening_draw(self, place: int) -> Draw | None:
+        return self._setup.opening[place] if place < len(self._setup.opening) else None
 
     def _sampled_draw(self, number: int) -> Draw | None:
         under_way = [proposal.draw for proposal in self._ledger.unfinished()]
@@ -181,12 +206,21 @@ class Conductor:
     def _start(self, proposal: Proposal) -> Proposal:
         self._waiting.remove(proposal)
         self._running[proposal.number] = proposal
-        self._standing[proposal.number] = Standing(started_at=self._clock())
+        self._standing[proposal.number] = self._standing_of(proposal)
         # What it claims and has trained meanwhile is missing to nobody, so nobody waits for it.
         self._claims[proposal.number] = self._missing(proposal.draw)
         self._claimed |= self._claims[proposal.number]
         self._listener.started(proposal)
         return proposal
+
+    def _standing_of(self, proposal: Proposal) -> Standing:
+        standing = Standing(started_at=self._clock())
+        if proposal.resumes is not None:
+            # None where its file was deleted.
+            for stopped in self._ledger.records_of(proposal.resumes):
+                standing.judged_at = stopped.fidelity
+                standing.paid_before = stopped.curve_seconds[-1] if stopped.curve_seconds else 0.0
+        return standing
 
     # Judging ----------------------------------------------------------------------------------------------------
 
@@ -196,10 +230,13 @@ class Conductor:
         standing.hear(progress)
         self._tally.hear(proposal, standing)
         self._listener.progressed(proposal, progress)
+        was_told = progress.final and progress.fidelity <= standing.judged_at
+        if was_told and progress.restored:
+            return True
         if reason := self._limits.time_is_up(self.spent):
             self._end(proposal, "stopped", reason, fidelity=progress.fidelity)
             return False
-        if progress.quality is None or not progress.final:
+        if progress.quality is None or not progress.final or was_told:
             return True
         # Of the first of a strategy nothing says yet how its curve goes on: rationales, for one, pay late.
         if self._tally.is_first_of_strategy(proposal):
@@ -208,6 +245,12 @@ class Conductor:
             return True
         self._end(proposal, "stopped", self._scheduler.reason, fidelity=progress.fidelity)
         return False
+
+    def is_set_aside(self, number: int) -> bool:
+        """Whether a plan that was stopped may be gone on with, so that its checkpoint is to be kept."""
+        if not self._limits.in_time or self._limits.time_is_up(self.spent):
+            return False
+        return any(proposal.number == number for proposal in self._tally.stopped)
 
     def restarted(self, number: int) -> None:
         """A plan's worker died; the new one reports again from the start of the stage that was under way."""
@@ -237,7 +280,13 @@ class Conductor:
 
     def _end(self, proposal: Proposal, status: Literal["stopped", "failed"], error: str, *, fidelity: float) -> None:
         standing = self._standing[proposal.number]
-        self._settle(proposal, self._clerk.end(proposal, standing, status, error=error, fidelity=fidelity))
+        reach = self._scheduler.reach(proposal.number, self._tally.race) if status == "stopped" else None
+        before = self._tally.stopped
+        self._settle(proposal, self._clerk.end(proposal, standing, status, error=error, fidelity=fidelity, reach=reach))
+        kept = {other.number for other in self._tally.stopped}
+        for other in before:
+            if other.number not in kept:
+                self._release(other.draw)
 
     def _settle(self, proposal: Proposal, records: Sequence[Record]) -> None:
         self._forget(proposal.number)

@@ -42,6 +42,7 @@ from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.space_json import SPACE, space_to_json
 from spaces.targets import TARGETS
+from trainers.checkpoints import Checkpoint, remove_all
 from trainers.context import Context
 from trainers.cost import CostRow, probe
 from trainers.kinds import kind_of
@@ -122,7 +123,9 @@ class _Session:
         """Whether the budget leaves anything to carry out."""
         if self._limits.time_is_up(conductor.spent):
             return False
-        return self._limits.allows_another(conductor.spent) or bool(Run(self._storage).ledger.unfinished())
+        if self._limits.allows_another(conductor.spent) or conductor.promising is not None:
+            return True
+        return bool(Run(self._storage).ledger.unfinished())
 
     def _carry_on(self, conductor: Conductor, prepared: Prepared, layout: Layout) -> None:
         with self._seats(prepared, layout) as (pool, board):
@@ -132,6 +135,7 @@ class _Session:
             if conductor.interrupted:
                 raise Interrupted(_STOPPED)
             self._confirm(board)
+        remove_all(prepared.context)
 
     def _write_up(self) -> None:
         """Front, choice, report, and the chosen model as ``best/``."""
@@ -180,6 +184,7 @@ class _Session:
             sampler=sampler,
             scheduler=make_scheduler(self._spec.search.scheduler),
             missing=parts.missing,
+            release=lambda draw: Checkpoint(prepared.context, draw.fingerprint).remove(),
             listener=self._listener,
         )
         conductor.rule_out(shapes(prepared.space))

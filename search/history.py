@@ -35,13 +35,17 @@ class Outcome:
 def outcomes(
     proposals: Sequence[Proposal], records: Sequence[Record], goals: Goals, *, baseline: float | None
 ) -> list[Outcome]:
-    """One outcome a variant, by proposal number and precision, whatever the order in which the records came."""
-    of_proposal = defaultdict(list)
+    """One outcome a variant, by proposal number and precision, whatever the order in which the records came.
+
+    A stopped plan that another proposal goes on with is left to that one.
+    """
+    of_proposal, resumed = defaultdict(list), {proposal.resumes for proposal in proposals}
     for record in records:
         of_proposal[record.number].append(record)
     return [
         outcome
         for proposal in sorted(proposals, key=lambda proposal: proposal.number)
+        if proposal.number not in resumed
         for outcome in _variants(proposal, of_proposal[proposal.number], goals, baseline)
     ]
 
@@ -60,6 +64,10 @@ class History(list[Outcome]):
         at = bisect_left(self, proposal.number, key=lambda outcome: outcome.number)
         self[at:at] = _variants(proposal, records, self._goals, baseline)
         self.plans.add(proposal.draw.fingerprint)
+
+    def drop(self, number: int) -> None:
+        """A proposal is gone on with under another number, which tells all that this one has told."""
+        self[:] = [outcome for outcome in self if outcome.number != number]
 
 
 def plans_of(outcomes: Sequence[Outcome]) -> Set[str]:

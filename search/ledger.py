@@ -100,15 +100,17 @@ def read_table(storage: Storage, name: str) -> pa.Table:
 
 
 def _proposal_to_json(proposal: Proposal) -> dict[str, Any]:
-    return {
+    found = {
         "number": proposal.number,
         "strategy": proposal.draw.strategy,
         "params": dict(proposal.draw.params),
         "plan": json.loads(proposal.draw.plan.to_json()),
         "variants": [list(variant) for variant in proposal.variants],
     }
+    return found if proposal.resumes is None else found | {"resumes": proposal.resumes}
 
 
 def _proposal_from_json(value: dict[str, Any]) -> Proposal:
     draw = Draw(strategy=value["strategy"], params=value["params"], plan=Plan.model_validate(value["plan"]))
-    return Proposal(number=value["number"], draw=draw, variants=tuple((str(p), str(t)) for p, t in value["variants"]))
+    variants = tuple((str(precision), str(target)) for precision, target in value["variants"])
+    return Proposal(number=value["number"], draw=draw, variants=variants, resumes=value.get("resumes"))

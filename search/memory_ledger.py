@@ -20,11 +20,18 @@ class Proposal:
     draw: Draw
     variants: tuple[tuple[str, str], ...]
     """(precision, target) of every record that completes it."""
+    resumes: int | None = None
+    """Number of the proposal, stopped early, that this one goes on with."""
 
     @property
     def trial_id(self) -> str:
         """Name of the trial that carries it out."""
-        return f"t{self.number:05d}"
+        return _trial_id(self.number)
+
+    @property
+    def resumed_id(self) -> str:
+        """Name of the trial that it goes on with; empty: it begins anew."""
+        return "" if self.resumes is None else _trial_id(self.resumes)
 
     def record_id(self, precision: str, target: str) -> str:
         """Name of the record of one variant."""
@@ -43,6 +50,8 @@ class MemoryLedger:
         self._proposals = {proposal.number: proposal for proposal in proposals}
         self._numbers = sorted(self._proposals)
         self._open = {number for number in self._numbers if not self.is_finished(self._proposals[number])}
+        self.num_resumed = sum(proposal.resumes is not None for proposal in self._proposals.values())
+        """Proposals that go on with one that was stopped."""
 
     def __contains__(self, record_id: str) -> bool:
         """Whether there is a record of this name."""
@@ -63,9 +72,9 @@ class MemoryLedger:
         return [self._proposals[number] for number in self._numbers]
 
     @property
-    def num_proposals(self) -> int:
-        """How many there are."""
-        return len(self._proposals)
+    def num_trials(self) -> int:
+        """How many plans were proposed: to go on with one that was stopped is no other plan."""
+        return len(self._proposals) - self.num_resumed
 
     @property
     def next_number(self) -> int:
@@ -89,6 +98,7 @@ class MemoryLedger:
         self._check_new(proposal)
         self._proposals[proposal.number] = proposal
         self._numbers.insert(bisect_left(self._numbers, proposal.number), proposal.number)
+        self.num_resumed += proposal.resumes is not None
         if not self.is_finished(proposal):
             self._open.add(proposal.number)
 
@@ -106,6 +116,10 @@ class MemoryLedger:
     def _check_new(self, proposal: Proposal) -> None:
         if proposal.number in self._proposals:
             raise LedgerError(f"proposal {proposal.number} is there already; a number is given once")
+
+
+def _trial_id(number: int) -> str:
+    return f"t{number:05d}"
 
 
 def _finished(record: Record) -> tuple[float, str]:

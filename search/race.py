@@ -45,12 +45,14 @@ class Race:
         """The plans that have been at ``fidelity``, but for those whose quality is no number there."""
         return Places.of(self.entries, fidelity) if self.tracks is None else self.tracks.at(fidelity)
 
-    def is_reached(self, target: str, *, quality: float, costs: Sequence[float]) -> bool:
-        """Whether a complete variant on the target is as good as ``quality`` at no higher cost."""
+    def lead(self, target: str, *, quality: float, costs: Sequence[float]) -> float:
+        """By how much ``quality`` is better than every complete variant on the target at no higher cost; inf: there is
+        none.
+        """
         if target not in self._points:
-            return False
+            return math.inf
         found = self._points[target]
-        return bool(((found[:, 0] >= quality) & (found[:, 1:] <= costs).all(axis=1)).any())
+        return quality - float(np.max(found[:, 0], where=(found[:, 1:] <= costs).all(axis=1), initial=-math.inf))
 
     def least(self, cost: int) -> float:
         """The least that a cost has come to in any complete variant, by its index; -inf where there is none."""

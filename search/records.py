@@ -38,6 +38,10 @@ class Record:
     """Why it failed, was stopped or ruled out; empty when complete."""
     fidelity: float = 1.0
     """Share of the plan's last stage that was trained."""
+    reach: float | None = None
+    """Of a stopped plan: how far beyond the front the best that could be hoped for it lay (``ReachesFront.reach``)."""
+    resumes: str = ""
+    """``trial_id`` of the stopped plan that this one went on with; empty: it began anew."""
     quality: float | None = None
     """The task's metric on the validation split, of the deployed variant."""
     quality_low: float | None = None
@@ -53,7 +57,7 @@ class Record:
     train_seconds: float | None = None
     """Training time of every stage of the plan, as if alone."""
     prefix_seconds_saved: float = 0.0
-    """How much of it was not spent, because the result was there already."""
+    """How much of it was not spent, because the result was there already, or a part of it in a checkpoint."""
     overhead_seconds: float | None = None
     """Time of the trial beside training: deployment, evaluation, waiting."""
     train_memory_mb: float | None = None

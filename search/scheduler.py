@@ -31,6 +31,9 @@ class Scheduler(Protocol):
     def goes_on(self, number: int, race: Race) -> bool:
         """Whether plan ``number`` goes on after the last point of its curve."""
 
+    def reach(self, number: int, race: Race) -> float | None:
+        """How far beyond the front plan ``number`` may come, if it goes on; None: nothing tells."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReachesFront:
@@ -80,8 +83,19 @@ class ReachesFront:
         peers = self._peers_of(entry, places)
         if len(peers) < self.min_peers:
             return True
-        gains = places.ends[peers] - places.qualities[peers]
-        return self._may_reach(entry, race, gains, places.numbers[peers]) or self._is_among_the_best(number, places)
+        return self._lead(entry, race, places, peers) > 0 or self._is_among_the_best(number, places)
+
+    def reach(self, number: int, race: Race) -> float | None:
+        """By how much the best that can be hoped for plan ``number`` is better than what is complete at no higher cost,
+        on the scale of ``Objective.score``, at the variant where that is most; zero or less: it is not expected to
+        reach the front. None: nothing tells.
+        """
+        entry = race.entries.get(number)
+        if entry is None or not math.isfinite(entry.curve[-1][1]):
+            return None
+        places = race.places(entry.curve[-1][0])
+        peers = self._peers_of(entry, places)
+        return None if len(peers) < self.min_peers else self._lead(entry, race, places, peers)
 
     def _peers_of(self, entry: Entry, places: Places) -> NDArray[np.int64]:
         """Indices of the complete plans that are most like it, and of all that are as near as the last of them."""
@@ -94,15 +108,15 @@ class ReachesFront:
         last = order[min(self.num_peers, len(order)) - 1]
         return complete[(other < other[last]) | ((other == other[last]) & (apart <= apart[last]))]
 
-    def _may_reach(self, entry: Entry, race: Race, gains: Numbers, peers: NDArray[np.int64]) -> bool:
-        """``gains``: of the peers."""
+    def _lead(self, entry: Entry, race: Race, places: Places, peers: NDArray[np.int64]) -> float:
+        """See ``reach``; below the floor at most by what it lacks to that."""
         fidelity, quality = entry.curve[-1]
-        best = quality + max(0.0, _largest(gains))
-        costs = _least_learned(entry, race, peers, fidelity=fidelity)
-        return best >= race.floor and any(
-            not race.is_reached(variant.target, quality=best, costs=(*variant.costs, *costs))
-            for variant in entry.variants
+        best = quality + max(0.0, _largest(places.ends[peers] - places.qualities[peers]))
+        costs = _least_learned(entry, race, places.numbers[peers], fidelity=fidelity)
+        lead = max(
+            race.lead(variant.target, quality=best, costs=(*variant.costs, *costs)) for variant in entry.variants
         )
+        return lead if best >= race.floor else min(lead, best - race.floor)
 
     def _is_among_the_best(self, number: int, places: Places) -> bool:
         quality, costs = places.qualities, places.costs
@@ -163,6 +177,9 @@ class ParetoHalving:
         ahead = int(np.sum(ranks < own))
         return own == 0 or ahead < len(numbers) / self.reduction_factor
 
+    def reach(self, number: int, race: Race) -> None:
+        """Ranks tell nothing of ends."""
+
 
 @dataclass(frozen=True)
 class NeverStop:
@@ -177,6 +194,9 @@ class NeverStop:
     def goes_on(self, number: int, race: Race) -> bool:  # noqa: ARG002
         """Always."""
         return True
+
+    def reach(self, number: int, race: Race) -> None:
+        """Nothing is asked of plans, so nothing is told."""
 
 
 SCHEDULERS: dict[str, type[Scheduler]] = {

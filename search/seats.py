@@ -125,9 +125,9 @@ class Switchboard:
         if entry is not None and entry.answer is not None and not entry.answer.done():
             entry.answer.set_result(goes_on)
 
-    async def abandon(self, order_id: str) -> None:
-        """End an order at its next report, and forget it."""
-        await self.answer(order_id, False)
+    async def abandon(self, order_id: str, *, for_now: bool = False) -> None:
+        """End an order at its next report, and forget it; ``for_now``: its checkpoint is to be kept."""
+        await self.answer(order_id, None if for_now else False)
         entry = self._orders.pop(order_id, None)
         if entry is not None:
             entry.over = True

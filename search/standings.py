@@ -81,7 +81,7 @@ class _Teller:
 
     def of_standing(self, proposal: Proposal, standing: Standing) -> Entry:
         """A plan under way. Stages that it found done count as nothing."""
-        return self._entry(proposal, standing.curve, standing.curve_seconds, total=standing.spent, end=math.nan)
+        return self._entry(proposal, standing.curve, standing.curve_seconds, total=standing.trained_s, end=math.nan)
 
     def quality(self, record: Record) -> float:
         return self._score(math.nan if record.quality is None else record.quality)

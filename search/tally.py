@@ -5,6 +5,7 @@ Nothing here is new: a tally that is made of a ledger equals one that was there 
 
 from collections.abc import Sequence
 
+from search.aside import Aside
 from search.budget import seconds_spent
 from search.clerk import Standing
 from search.goals import CostTable, Goals, baseline_quality
@@ -22,7 +23,8 @@ class Tally:
         self._ledger, self._goals = ledger, goals
         self._baseline_plan = baseline
         self._baseline = baseline_quality(ledger.records, baseline)
-        self._standings = Standings(goals, costs)
+        self._standings, self._history, self._aside = Standings(goals, costs), History(goals), Aside()
+        self._resumed: set[int] = set()
         self._first: dict[str, int] = {}
         self._recorded: dict[int, float] = {}
         self._live: dict[int, float] = {}
@@ -44,6 +46,11 @@ class Tally:
         return self._standings.race
 
     @property
+    def stopped(self) -> Sequence[Proposal]:
+        """The stopped plans that came nearest to the front, of those that nothing goes on with."""
+        return self._aside.nearest
+
+    @property
     def seconds(self) -> float:
         """Training time that was really spent, of plans under way as well."""
         return self._recorded_total + self._live_total
@@ -55,11 +62,16 @@ class Tally:
     def propose(self, proposal: Proposal) -> None:
         """A proposal is in the ledger. They come by number."""
         self._first.setdefault(proposal.draw.strategy, proposal.number)
+        if proposal.resumes is not None:
+            self._resumed.add(proposal.resumes)
+            self._history.drop(proposal.resumes)
+            self._standings.forget(proposal.resumes)
+            self._aside.take(proposal.resumes)
 
     def hear(self, proposal: Proposal, standing: Standing) -> None:
         """A plan under way has reported this much so far."""
-        self._live_total += standing.spent - self._live.get(proposal.number, 0.0)
-        self._live[proposal.number] = standing.spent
+        self._live_total += standing.spent_s - self._live.get(proposal.number, 0.0)
+        self._live[proposal.number] = standing.spent_s
         self._standings.hear(proposal, standing)
 
     def settle(self, proposal: Proposal) -> None:
@@ -85,13 +97,15 @@ class Tally:
         self._recorded[number] = seconds
 
     def _look_back(self) -> None:
-        self._history = History(self._goals)
+        self._history, self._aside = History(self._goals), Aside()
         self._standings.measure_by(self._baseline)
         for proposal in self._ledger.proposals:
-            if self._ledger.is_finished(proposal):
+            if self._ledger.is_finished(proposal) and proposal.number not in self._resumed:
                 self._remember(proposal)
 
     def _remember(self, proposal: Proposal) -> None:
         records = self._ledger.records_of(proposal.number)
         self._history.add(proposal, records, baseline=self._baseline)
         self._standings.settle(proposal, records)
+        if records[0].reach is not None:
+            self._aside.put(proposal, reach=records[0].reach)

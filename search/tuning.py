@@ -36,8 +36,8 @@ class Board:
     def collect(self, order_id: str) -> dict[str, Any]:
         return dict(ray.get(self.actor.collect.remote(order_id)))
 
-    def abandon(self, order_id: str) -> None:
-        ray.get(self.actor.abandon.remote(order_id))
+    def abandon(self, order_id: str, *, for_now: bool = False) -> None:
+        ray.get(self.actor.abandon.remote(order_id, for_now=for_now))
 
     def measure(self, records: Sequence[Record], *, split: str) -> list[dict[str, Any]]:
         """Have the seats measure trained variants on a split; outcomes in the order of ``records``."""
@@ -186,7 +186,7 @@ class _Scheduler(_Unsaved, FIFOScheduler):
             return True
         if self._conductor.goes_on(number, result["progress"]):
             return True
-        self._board.abandon(f"t{number:05d}")
+        self._board.abandon(f"t{number:05d}", for_now=self._conductor.is_set_aside(number))
         return False
 
 

@@ -43,6 +43,8 @@ class World:
     location: str = field(default_factory=lambda: f"memory://{uuid.uuid4().hex}")
     artifacts: dict = field(default_factory=dict)
     """Fingerprint → (seconds, curve)."""
+    checkpoints: dict = field(default_factory=dict)
+    """Fingerprint → epochs done."""
     trained: list = field(default_factory=list)
     """Fingerprint of every stage that was trained to its end."""
     measured: object = float
@@ -60,6 +62,9 @@ class World:
 
     def missing(self, found):
         return {prefix.fingerprint for prefix in found.plan.trained_prefixes()} - set(self.artifacts)
+
+    def release(self, draw):
+        self.checkpoints.pop(draw.plan.fingerprint, None)
 
 
 def empty_memory():
@@ -114,11 +119,11 @@ class Faults:
 
 
 def carry_out(world, proposal, faults):
-    """One plan on a seat: yields (seconds until it speaks, report); takes True or False; returns what came of it."""
+    """One plan on a seat: yields (seconds until it speaks, report), takes True, False or None, returns its end."""
     plan, spent = proposal.draw.plan, 0.0
     missing = list(dict.fromkeys(p for p in plan.trained_prefixes() if p.fingerprint not in world.artifacts))
     for stage, prefix in enumerate(missing):
-        final = prefix == plan
+        final, done = prefix == plan, world.checkpoints.get(prefix.fingerprint, 0)
         seconds = 0.0
         for epoch, ((_, quality), pause) in enumerate(zip(curve(prefix), _pauses(prefix), strict=True), 1):
             seconds += pause
@@ -132,14 +137,19 @@ def carry_out(world, proposal, faults):
                 quality=world.measured(quality) if final else None,
                 train_loss=1.0,
                 seconds=seconds,
+                restored=epoch <= done,
             )
-            if not (yield pause, progress):
+            goes_on = yield (0.0 if epoch <= done else pause), progress
+            if goes_on is None:
+                world.checkpoints[prefix.fingerprint] = epoch
+            if not goes_on:
                 return None
         if final and proposal.number in faults.failing:
             return "loss is nan at step 41"
         reported = tuple((fidelity, world.measured(quality)) for fidelity, quality in curve(prefix))
         world.artifacts[prefix.fingerprint] = (seconds, reported)
         world.trained.append(prefix.fingerprint)
+        world.checkpoints.pop(prefix.fingerprint, None)
         spent += seconds
     return _result(world, proposal, spent, faults)
 
@@ -245,6 +255,7 @@ def new_conductor(world, case, ears=None, **changes):
         sampler=case.sampler,
         scheduler=case.scheduler,
         missing=world.missing,
+        release=world.release,
         listener=ears or Ears(),
         clock=lambda: world.now,
     )
@@ -267,6 +278,10 @@ class _Mortal:
         if goes_on:
             self.world.moment()
         return goes_on
+
+    def is_set_aside(self, number):
+        self.world.moment()
+        return self.conductor.is_set_aside(number)
 
     def complete(self, number, result):
         self.world.moment()

@@ -67,6 +67,19 @@ def test_the_order_of_arrival_does_not_matter(rng):
     assert outcomes(proposals, records, _TWO_TARGETS, baseline=None) == before
 
 
+@given(st.randoms())
+def test_a_plan_that_is_gone_on_with_is_told_once(rng):
+    first, rest = _proposals(2)
+    rest = replace(rest, draw=first.draw, resumes=0)
+    stopped = make_record(0, quality=None, status="stopped", curve=((0.5, 0.6),), reach=-0.1)
+    records = [stopped, *_records(1)]
+    rng.shuffle(records)
+    found = outcomes([first, rest], records, _TWO_TARGETS, baseline=None)
+    assert [(outcome.number, outcome.status) for outcome in found] == [(1, "complete"), (1, "complete")]
+    assert [outcome.number for outcome in outcomes([first, rest], [stopped], _TWO_TARGETS, baseline=None)] == []
+    assert [outcome.number for outcome in outcomes([first], [stopped], _TWO_TARGETS, baseline=None)] == [0]
+
+
 def test_records_of_other_proposals_and_of_ruled_out_shapes_are_passed_over():
     ruled_out = make_record(-1, record_id="shape-6-fp32-cpu", status="infeasible", quality=None)
     found = outcomes(_proposals(1), [ruled_out, *_records(0), *_records(1)], _TWO_TARGETS, baseline=None)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import uuid
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -71,6 +72,18 @@ def test_what_was_written_is_read_again(storage):
     assert again.records == ledger.records == [dataclasses.replace(record, predictions=())]
     assert again.predictions(record.record_id) == [1, 0, 2]
     assert again.proposals == ledger.proposals == [_proposal()]
+
+
+def test_what_a_proposal_goes_on_with_is_written_and_read(storage):
+    ledger = Ledger(storage, metric="accuracy")
+    ledger.propose(_proposal())
+    rest = replace(_proposal(), number=1, resumes=0)
+    ledger.propose(rest)
+    again = Ledger(storage, metric="accuracy")
+    assert again.proposals == [_proposal(), rest]
+    assert (rest.resumed_id, _proposal().resumed_id) == ("t00000", "")
+    assert ledger.num_trials == again.num_trials == 1
+    assert "resumes" not in storage.child("proposals").read_json("00000.json")
 
 
 def test_a_ledger_from_before_a_column_was_there_is_read(storage):

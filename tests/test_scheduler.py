@@ -218,6 +218,33 @@ def test_the_best_that_is_hoped_for_by_hand(num_peers):
     assert _goes_on(entry, complete, _point(hoped + 1e-6, 1.01)), "at its cost there is none as good"
 
 
+def test_the_reach_is_the_lead_of_the_best_that_is_hoped_for_where_that_is_most():
+    complete = [_complete(0.1) for _ in range(4)]
+    points = [_point(0.5, 0.9), _point(0.52, 1.0), _point(0.9, 2.0), _point(0.99, 1.0, target="phone")]
+
+    def reach(entry, **more):
+        entries = {99: entry, **dict(enumerate(complete))}
+        return ReachesFront().reach(99, Race(entries=entries, points=points, **more))
+
+    for costs, lead in (((1.0,), 0.03), ((2.0,), -0.35), ((0.95, 2.0), 0.05), ((0.8, 2.0), math.inf)):
+        assert reach(_entry([(0.4, 0.45)], *costs)) == pytest.approx(lead)
+    assert reach(_entry([(0.4, 0.45)], 1.0), floor=0.56) == pytest.approx(-0.01)
+    assert reach(_entry([(0.4, math.nan)], 1.0)) is None
+    assert reach(_entry([(0.2, 0.45)], 1.0)) is None, "nobody has been there"
+    assert ReachesFront().reach(98, Race(entries={})) is None
+
+
+def test_what_was_stopped_may_reach_the_front_once_another_like_it_has_risen():
+    complete = {number: _complete(0.05) for number in range(8)}
+    stopped, best = _entry([(0.4, 0.49)], 2.0), _point(0.8, 1.5)
+    race = Race(entries={99: stopped, **complete, **_AHEAD}, points=[best])
+    assert ReachesFront().reach(99, race) == pytest.approx(0.49 + 0.05 - 0.8)
+    assert not ReachesFront().goes_on(99, race)
+    late = _complete(0.4, start=0.49, cost=1.0)
+    race = Race(entries={99: stopped, **complete, 8: late, **_AHEAD}, points=[best, _point(0.7, 1.0)])
+    assert ReachesFront().reach(99, race) > 0
+
+
 def test_quality_is_not_thought_to_fall():
     complete = [_complete(gain) for gain in (-0.3, -0.28, -0.1, -0.2)]
     assert _goes_on(_entry([(0.4, 0.49)], 1.0), complete, _point(0.48, 1.0))

@@ -72,6 +72,18 @@ def test_a_stopped_plan_ends_at_its_report_and_its_seat_takes_the_next() -> None
     run(story())
 
 
+def test_a_plan_that_is_set_aside_hears_that_it_ends_for_now() -> None:
+    async def story() -> None:
+        board = Switchboard()
+        await board.submit(ORDER)
+        await board.take("seat-0")
+        report = await asked(board, ORDER, 1)
+        await board.abandon(ORDER["id"], for_now=True)
+        assert await report is None
+
+    run(story())
+
+
 def test_an_order_abandoned_in_the_queue_is_never_delivered() -> None:
     async def story() -> None:
         board = Switchboard()

@@ -7,6 +7,7 @@ import pytest
 from optuna.trial import TrialState
 from tables import CURVES, PLAIN, curve_columns, plain_columns, write_problem
 
+from search.aside import NUM_KEPT
 from search.budget import Limits
 from search.pareto import hypervolume
 from search.scheduler import NeverStop, ParetoHalving
@@ -124,6 +125,30 @@ def test_a_stopped_training_has_no_values_and_costs_what_it_took(tmp_path):
         assert 3 <= steps < 10
         assert record.train_seconds == pytest.approx(training.costs[steps - 1])
         assert goals.values([record]) is None
+
+
+class _HalfWay(NeverStop):
+    """Stops at the middle, and then thinks that all of it would reach the front."""
+
+    def is_due(self, curve):
+        return 0.5 <= curve[-1][0] < 1.0
+
+    def goes_on(self, number, race):  # noqa: ARG002
+        return False
+
+    def reach(self, number, race):
+        return 1.0 if number in race.entries and math.isnan(race.entries[number].end) else None
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_what_was_stopped_and_gone_on_with_costs_what_it_would_have_cost_at_once(curves, workers):
+    at_once = _run(curves, workers=workers, trials=NUM_KEPT)
+    in_parts = _run(curves, workers=workers, scheduler=_HalfWay(), trials=NUM_KEPT, device_hours=1e6)
+    whole, parts = (trace(found, Yardstick(curves)) for found in (at_once, in_parts))
+    assert sum(bool(record.resumes) for record in in_parts.records) > len(in_parts.records) / 3
+    assert parts.cost == pytest.approx(whole.cost)
+    assert (parts.num_trials, parts.num_stopped, parts.stopped_cost) == (whole.num_trials, 0, 0.0)
+    assert parts.share[-1] == pytest.approx(whole.share[-1])
 
 
 def test_a_variant_without_a_result_is_a_failed_record(tmp_path):

@@ -24,7 +24,7 @@ from spaces.plan import Plan
 from spaces.stages import Chain
 from trainers.artifacts import Artifact
 from trainers.batches import collate, epoch_batches, sorted_batches
-from trainers.checkpoints import FOLDER
+from trainers.checkpoints import FOLDER, remove_all
 from trainers.compute import fast_attention, logits
 from trainers.context import Context, Report, Stopped, Suspended
 from trainers.embeddings import UsedRows, train_used_rows, used_ids
@@ -327,7 +327,8 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(plan: Plan, epoch: int,
     weights = [(found.folder / "model.safetensors").read_bytes() for found in (undisturbed, artifact)]
     assert weights[0] == weights[1]
     final = [
-        [dataclasses.replace(p, seconds=0.0, stage=0, num_stages=0) for p in x if p.final] for x in (all_told, told)
+        [dataclasses.replace(p, seconds=0.0, stage=0, num_stages=0, restored=False) for p in x if p.final]
+        for x in (all_told, told)
     ]
     assert final[0] == final[1]
     assert [p.seconds for p in told] == sorted(p.seconds for p in told)
@@ -362,6 +363,27 @@ def test_a_checkpoint_is_written_when_its_time_has_come(seconds: float, kept: in
     with pytest.raises(Interrupted):
         run_plan(FULL, context, ranks=solo(), report=end_with(Interrupted))
     assert len(Storage(context.artifacts).child(FOLDER).names()) == kept
+
+
+def test_a_stop_for_now_leaves_a_checkpoint_from_which_the_same_weights_come(tmp_path: Path) -> None:
+    undisturbed, _ = train(FULL, tiny_context(tmp_path / "one"))
+    context = tiny_context(tmp_path / "two", checkpoint_every_s=1e9)
+    with pytest.raises(Suspended):
+        run_plan(FULL, context, ranks=solo(), report=end_with(Suspended))
+    assert Storage(context.artifacts).child(FOLDER).names() == [f"{FULL.fingerprint}.safetensors"]
+    artifact, told = train(FULL, context)
+    weights = [(found.folder / "model.safetensors").read_bytes() for found in (undisturbed, artifact)]
+    assert weights[0] == weights[1]
+    assert [(progress.epoch, progress.restored) for progress in told] == [(1, True), (2, True), (3, False)]
+
+
+def test_no_checkpoint_stays_where_no_plan_is_to_be_gone_on_with(tmp_path: Path) -> None:
+    context = tiny_context(tmp_path)
+    remove_all(context)
+    with pytest.raises(Suspended):
+        run_plan(FULL, context, ranks=solo(), report=end_with(Suspended))
+    remove_all(context)
+    assert Storage(context.artifacts).child(FOLDER).names() == []
 
 
 def test_a_stop_leaves_nothing(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ class Checkpoint:
         self._storage.remove(self._name)
 
 
+def remove_all(context: Context) -> None:
+    """Delete every checkpoint. To be called when no plan is to be gone on with."""
+    Storage(context.artifacts).remove(FOLDER)
+
+
 def gather(parameters: Mapping[str, Tensor], optimizers: Sequence[optim.Optimizer]) -> dict[str, Tensor]:
     """The trained ``parameters``, by name, and the moments of each in its optimiser, on the processor."""
     tensors = {f"weight/{name}": parameter.detach().cpu() for name, parameter in parameters.items()}

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from spaces.stages import Optimisation
 from trainers.batches import Batch, epoch_batches, worker_batch
 from trainers.checkpoints import Checkpoint, Standing, gather, restore
 from trainers.compute import autocast, fast_attention, pad_id, pick_device
-from trainers.context import Context, Heartbeat, Report, unhurried
+from trainers.context import Context, Heartbeat, Report, Suspended, unhurried
 from trainers.embeddings import train_used_rows, used_ids
 from trainers.kinds import asked_tokens, kind_of, split_tokens
 from trainers.progress import Progress
@@ -188,7 +189,7 @@ class _Fit:
             self.history.append(
                 {"epoch": epoch + 1, "train_loss": train_loss, "quality": self._quality(), "seconds": self.seconds}
             )
-            self._tell(self.history[-1])
+            self.job.ranks.on_first(self._tell)
             self.job.ranks.on_first(self._save)
         return Fitted(self.seconds, tuple(self.history))
 
@@ -200,7 +201,7 @@ class _Fit:
         self.history = list(standing.history)
         # Whoever listens now may have missed them, and decides as if nothing had been interrupted.
         for entry in self.history:
-            self._tell(entry)
+            self.job.ranks.on_first(partial(self.job.report, self._progress(entry, restored=True)))
 
     def _epoch(self, epoch: int) -> float:
         torch.manual_seed(self.job.seed("epoch", epoch, self.job.ranks.rank))
@@ -265,21 +266,30 @@ class _Fit:
         answers = kind.ask(self.model, tokens, context=context, ranks=self.job.ranks)
         return kind.quality(answers, tokens, context=context).value
 
-    def _tell(self, entry: dict[str, Any]) -> None:
-        progress = Progress(
+    def _tell(self) -> None:
+        try:
+            self.job.report(self._progress(self.history[-1], restored=False))
+        except Suspended:
+            self._write()
+            raise
+
+    def _progress(self, entry: dict[str, Any], *, restored: bool) -> Progress:
+        return Progress(
             stage=self.job.index,
             num_stages=self.job.num_stages,
             kind=self.job.stage.kind,
             epochs=self.job.optimisation.epochs,
             final=self.job.final,
+            restored=restored,
             **entry,
         )
-        self.job.ranks.on_first(lambda: self.job.report(progress))
 
     def _save(self) -> None:
         due = self.seconds - self.saved_at >= self.job.context.checkpoint_every_s
-        if not due or len(self.history) == self.job.optimisation.epochs:
-            return
+        if due and len(self.history) < self.job.optimisation.epochs:
+            self._write()
+
+    def _write(self) -> None:
         tensors = gather(self.trained, self.optimizers)
         self.checkpoint.write(
             Standing(steps=self.steps, seconds=self.seconds, history=tuple(self.history), tensors=tensors)

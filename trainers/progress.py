@@ -21,6 +21,8 @@ class Progress:
     train_loss: float
     seconds: float
     """Training time of the stage so far."""
+    restored: bool = False
+    """Whether it is told once more, of an epoch that a checkpoint holds."""
 
     @property
     def fidelity(self) -> float:

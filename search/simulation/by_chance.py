@@ -60,7 +60,7 @@ def by_chance(run: "Run") -> ByChance:
     until = boxes[run.goals.targets[0]].steps(run.records)[-1].train_seconds
     works = Works(partial(work_of, latency=run.full_precision_latency_s))
     found: dict[str, list[list[Step]]] = {target: [] for target in boxes}
-    count = min(max(_PLANS // run.ledger.num_proposals, _SEARCHES.start), _SEARCHES[-1])
+    count = min(max(_PLANS // run.ledger.num_trials, _SEARCHES.start), _SEARCHES[-1])
     for seed in range(count):
         plans = LearnedPlans(lessons=lessons, works=works, seed=seed)
         records = _search(plans, run, Limits(trials=_MOST, device_hours=until / 3600))
@@ -95,6 +95,7 @@ def _search(plans: LearnedPlans, run: "Run", limits: Limits) -> list[Record]:
         sampler=RandomSampler(draw=partial(draw, run.space), seed=plans.seed),
         scheduler=NeverStop(),
         missing=recordings.missing,
+        release=recordings.release,
         listener=Nobody(),
         clock=clock,
     )

@@ -1,5 +1,6 @@
 """Virtual time: a conductor with any number of workers whose work takes no time of ours."""
 
+import contextlib
 import heapq
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,9 @@ from search.records import Record
 from trainers.progress import Progress
 from trainers.results import Result
 
-Work = Generator[tuple[float, Progress], bool, Result | str | None]
-"""A plan as its worker sees it: yields (seconds until it speaks, report), takes whether it goes on, returns its result,
-its error, or None where it was ended."""
+Work = Generator[tuple[float, Progress], bool | None, Result | str | None]
+"""A plan as its worker sees it: yields (seconds until it speaks, report), takes whether it goes on (None: not now),
+returns its result, its error, or None where it was ended."""
 
 
 @dataclass
@@ -59,10 +60,13 @@ class Workers:
         self.clock.now = max(self.clock.now, at)
         if self.conductor.goes_on(number, progress):
             self._go_on(number, work, answer=True)
+            return
+        with contextlib.suppress(StopIteration):
+            work.send(None if self.conductor.is_set_aside(number) else False)
 
     def _go_on(self, number: int, work: Work, *, answer: bool | None) -> None:
         try:
-            pause, progress = work.send(answer)  # type: ignore[arg-type]  # a generator begins with None
+            pause, progress = work.send(answer)
             heapq.heappush(self._reports, (self.clock.now + pause, number, progress, work))
         except StopIteration as end:
             if isinstance(end.value, str):

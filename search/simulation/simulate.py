@@ -122,13 +122,14 @@ def simulate(
         sampler=answered,
         scheduler=scheduler,
         missing=recordings.missing,
+        release=recordings.release,
         listener=Nobody(),
         clock=clock,
     )
     Workers(conductor, clock, workers, recordings.carry_out).drive()
     return Simulated(
         records=ledger.records,
-        num_trials=ledger.num_proposals,
+        num_trials=ledger.num_trials,
         proposal_s=answered.seconds,
         driver_s=time.process_time() - began,
     )

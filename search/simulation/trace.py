@@ -77,7 +77,7 @@ class Trace:
     cost: float
     """All that was spent on training."""
     stopped_cost: float
-    """Of that, on trainings that ended without a result: stopped or failed."""
+    """Of that, on trainings that ended without a result, stopped or failed, and were not gone on with."""
     beaten_cost: float
     """Of that, on trainings with results none of which is on the final front."""
     saved_cost: float
@@ -109,18 +109,20 @@ def trace(simulated: Simulated, yardstick: Yardstick) -> Trace:
     of_trial = {record.number: record for record in records}
     costs = {number: seconds_spent([record]) for number, record in of_trial.items()}
     ended = {record.number for record in records if yardstick.point(record) is not None}
+    gone_on = {record.resumes for record in records}
+    stopped = {record.number for record in of_trial.values() if record.trial_id not in gone_on} - ended
     gains = _gains(records, yardstick)
     beaten = ended - _on_front(records, yardstick)
     return Trace(
         spent=_spent_at(list(gains), list(of_trial.values())),
         share=[volume / whole for volume in gains.values()],
         cost=sum(costs.values()),
-        stopped_cost=sum(cost for number, cost in costs.items() if number not in ended),
+        stopped_cost=sum(cost for number, cost in costs.items() if number in stopped),
         beaten_cost=sum(cost for number, cost in costs.items() if number in beaten),
         saved_cost=sum(record.prefix_seconds_saved for record in of_trial.values()),
         makespan=max((record.finished_at for record in records), default=0.0),
         num_trials=simulated.num_trials,
-        num_stopped=sum(record.status == "stopped" for record in of_trial.values()),
+        num_stopped=sum(of_trial[number].status == "stopped" for number in stopped),
         proposal_ms=1e3 * float(np.median(simulated.proposal_s)) if simulated.proposal_s else 0.0,
         results_per_s=len(of_trial) / max(simulated.driver_s, 1e-9),
     )

@@ -20,6 +20,8 @@ class Recordings:
     def __init__(self, course_of: CourseOf) -> None:
         self._course_of = course_of
         self._there: set[str] = set()
+        self._checkpoints: dict[str, int] = {}
+        """Steps that were trained, by fingerprint of the plan."""
 
     def missing(self, draw: Draw) -> set[str]:
         """Parts of a draw's plan that still have to be trained: its own end among them."""
@@ -34,33 +36,41 @@ class Recordings:
     def carry_out(self, proposal: Proposal) -> Work:
         """One plan on a worker: its beginnings that are not there yet, then itself, with a report at each step."""
         course = self._course_of(proposal.draw)
-        beginnings = self._beginnings(course)
-        for pause, progress in _reports(course, beginnings):
-            if not (yield pause, progress):
+        beginnings, done = self._beginnings(course), self._checkpoints.pop(proposal.draw.fingerprint, 0)
+        for pause, progress in _reports(course, beginnings, done=done):
+            goes_on = yield pause, progress
+            if goes_on is None and progress.final:
+                self._checkpoints[proposal.draw.fingerprint] = progress.epoch
+            if not goes_on:
                 return None
             if not progress.final:
                 self._there.add(progress.kind)
         self._there.add(proposal.draw.fingerprint)
         return _result(course, spent=course.costs[-1] + sum(beginnings.values()))
 
+    def release(self, draw: Draw) -> None:
+        """The checkpoint of a draw's plan is not kept any more."""
+        self._checkpoints.pop(draw.fingerprint, None)
+
     def _beginnings(self, course: Course) -> Mapping[str, float]:
         """Those that are not there, with what each costs."""
         return {part: cost for part, cost in course.parts.items() if part not in self._there}
 
 
-def _reports(course: Course, beginnings: Mapping[str, float]) -> Iterator[tuple[float, Progress]]:
-    """(seconds since the report before, report); a beginning's name is the kind of its stage."""
+def _reports(course: Course, beginnings: Mapping[str, float], *, done: int) -> Iterator[tuple[float, Progress]]:
+    """(seconds since the report before, report); a beginning's name is the kind of its stage. The steps that are
+    ``done`` are in a checkpoint.
+    """
     count, beside = len(beginnings) + 1, course.overhead
     for stage, (part, cost) in enumerate(beginnings.items()):
         yield beside + cost, _progress(stage, count, kind=part, epoch=1, epochs=1, seconds=cost)
         beside = 0.0
     before = 0.0
     for step, quality, cost in zip(course.steps, course.qualities, course.costs, strict=True):
+        told = {"epoch": step, "epochs": course.steps[-1], "final": True, "restored": step <= done, "seconds": cost}
         seen = quality if math.isfinite(quality) else None
-        yield (
-            beside + cost - before,
-            _progress(count - 1, count, epoch=step, epochs=course.steps[-1], final=True, quality=seen, seconds=cost),
-        )
+        spent = 0.0 if step <= done else cost - before
+        yield beside + spent, _progress(count - 1, count, quality=seen, **told)
         before, beside = cost, 0.0
 
 
