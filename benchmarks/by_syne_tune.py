@@ -23,9 +23,10 @@ from syne_tune.backend.trial_status import Trial
 from syne_tune.optimizer.scheduler import SchedulerDecision
 from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 from syne_tune.optimizer.schedulers.multiobjective.multiobjective_priority import MOPriority, NonDominatedPriority
-from syne_tune.optimizer.schedulers.multiobjective.non_dominated_priority import compute_epsilon_net, pareto_efficient
+from syne_tune.optimizer.schedulers.multiobjective.non_dominated_priority import compute_epsilon_net
 
 from search.entries import Entry
+from search.pareto import domination_ranks
 from search.race import Race
 from search.records import Curve
 from search.simulation.simulate import goals_of
@@ -41,13 +42,12 @@ class InOrder(NonDominatedPriority):
         """The rank of each of n × m ``objectives``, 0 for the best."""
         spans = np.ptp(objectives, axis=0)
         points = (objectives - objectives.min(axis=0)) / np.where(spans > 0, spans, 1.0)
-        ranks, left, placed = np.empty(len(points), dtype=np.int64), np.arange(len(points)), 0
-        while len(left):
-            is_front = pareto_efficient(points[left])
-            front, left = left[is_front], left[~is_front]
+        # Ours for the fronts, which are the same: its own took two thirds of a search's time on LCBench.
+        fronts, ranks = domination_ranks(points), np.empty(len(points), dtype=np.int64)
+        for front in np.unique(fronts):
+            there = np.flatnonzero(fronts == front)
             # For each of its items: what it gives are ranks, which ``nondominated_sort`` takes for an order.
-            ranks[front] = placed + compute_epsilon_net(points[front], dim=self.dim)
-            placed += len(front)
+            ranks[there] = np.sum(fronts < front) + compute_epsilon_net(points[there], dim=self.dim)
         return ranks
 
 
@@ -76,9 +76,9 @@ class Moasha:
 
     def goes_on(self, number: int, race: Race) -> bool:
         """What MOASHA says, told first what a search let pass without asking: the first plan of each strategy."""
-        for other in race.entries:
-            if other != number:
-                self._tell(other, race.entries[other])
+        for other, entry in race.entries.items():
+            if other != number and self._told.get(other, 0) < len(entry.curve):
+                self._tell(other, entry)
         entry = race.entries[number]
         # At its end MOASHA says stop as well: there is nothing more to train.
         return self._tell(number, entry) != SchedulerDecision.STOP or entry.curve[-1][0] >= 1
@@ -107,8 +107,8 @@ RANKINGS: Mapping[str, type[MOPriority]] = {"moasha": NonDominatedPriority, "moa
 def schedulers_for(table: Table) -> dict[str, Callable[[], Moasha]]:
     """As published, and mended; each makes one for a search of ``table``."""
     goals = goals_of(table)
-    shown = [name for name in goals.objectives if name == goals.metric or goals.columns[name].known]
-    shown += [name for name in goals.objectives if goals.columns[name].grows]
+    of = goals.columns
+    shown = [name for name in goals.objectives if name == goals.metric or of[name].known or of[name].grows]
     reports = max(len(training.curve) for training in table.trainings)
     return {
         name: partial(Moasha, max_reports=reports, num_objectives=len(shown), ranking=ranking)

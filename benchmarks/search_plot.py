@@ -3,8 +3,8 @@
     python benchmarks/search_plot.py RESULTS.json --to FOLDER
 
 One PNG a problem, ``search_PROBLEM.png``, with a column for each number of workers: the median of each competitor's
-seeds, and their quartiles as a band. Dots are for one training a variant (``:single``). Ours without one idea are left
-out. Needs Chromium.
+seeds, and their quartiles as a band. Both axes go by factors, the upward one by those of what is missing. Dots are for
+one training a variant (``:single``). Ours without one idea are left out. Needs Chromium.
 """
 
 import argparse
@@ -23,7 +23,10 @@ from plotly.subplots import make_subplots
 from search.simulation.study import SINGLE
 
 OURS = "#c53030"
-HEIGHT = 520
+HEIGHT = 620
+LEAST_MISSING = 1e-3
+"""Whoever misses less is drawn as missing this."""
+SHARES = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
 def main() -> None:
@@ -50,7 +53,9 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
             legend = {"legendgroup": name, "showlegend": column == 1, "name": name}
             chart.add_trace(go.Scatter(**band, fillcolor=_pale(colour), **_BAND), row=1, col=column)
             chart.add_trace(go.Scatter(**median, mode="lines", line=line, **legend), row=1, col=column)
-    chart.update_xaxes(type="log", title="spent, in mean trainings")
+    chart.update_xaxes(type="log", title="spent, in mean trainings", tickvals=[1, 2, 5, 10, 20, 50, 100, 200, 500])
+    ticks = {"tickvals": [missing(share) for share in SHARES], "ticktext": [f"{share:g}" for share in SHARES]}
+    chart.update_yaxes(type="log", autorange="reversed", **ticks)
     chart.update_yaxes(title="share of the table's hypervolume", col=1)
     return chart.update_layout(template="plotly_white", width=WIDTH, height=HEIGHT, margin={"t": 40, "b": 60})
 
@@ -64,10 +69,15 @@ def drawn(row: Mapping[str, Any]) -> list[str]:
     return [*(name for name in row["scores"] if name not in less | {row["ours"]}), row["ours"]]
 
 
+def missing(share: float) -> float:
+    """What is drawn upward for a share of the hypervolume."""
+    return max(LEAST_MISSING, 1 - share)
+
+
 def curve(row: Mapping[str, Any], name: str) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Median and the outline of the quartiles, both as x and y."""
+    """Median and the outline of the quartiles, both as x and y of what is missing."""
     spent = [cost / row["training_cost"] for cost in row["costs"]]
-    low, median, high = (list(column) for column in zip(*row["scores"][name]["curve"], strict=True))
+    low, median, high = ([missing(at) for at in column] for column in zip(*row["scores"][name]["curve"], strict=True))
     return {"x": spent, "y": median}, {"x": [*spent, *spent[::-1]], "y": [*high, *low[::-1]]}
 
 

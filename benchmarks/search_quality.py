@@ -1,7 +1,8 @@
 """How much training the search needs, beside what a user would take today: baselines, and ours without one idea each.
 
     python benchmarks/search_quality.py FILE.yaml [FILE.yaml …] [--synthetic zdt1,conditional] [--ablation]
-        [--workers 1,4,16] [--seeds 20] [--slow-seeds 5] [--trials 100] [--jobs 2] [--baselines a,b] [--json FILE]
+        [--workers 1,4,16] [--seeds 20] [--slow-seeds 5] [--trials 100] [--by-cost] [--jobs 2]
+        [--baselines a,b] [--json FILE]
 
 Each FILE is a problem of ``distune simulate``; ``--synthetic`` names those of ``synthetic_problems.py``. All
 competitors run in the same harness, on the same table, from the same seeds, with the same number of trainings. Where a
@@ -12,8 +13,9 @@ end; then ours against every baseline, with the goals. ``search_plot.py`` draws 
 
 Baselines: those of ``distune simulate``; ``qlognehvi`` (``by_botorch.py``), where no parameter hangs on another one;
 and ``moasha`` (``by_syne_tune.py``), where there are curves: random plans, stopped by it as published and mended, until
-they have cost what OptunaSearch's default has spent, since what it saves is for further plans. ``gp`` and ``qlognehvi``
-take seconds a proposal: they have ``--slow-seeds``, and are compared on these.
+they have cost what OptunaSearch's default has spent, since what it saves is for further plans; with ``--by-cost`` ours
+go on until then as well. ``gp`` and ``qlognehvi`` take seconds a proposal: they have ``--slow-seeds``, and are compared
+on these.
 
 ``--ablation`` adds ours without known costs (they are learned instead), without fan-out, without early stopping,
 without knowing which beginnings are there, and without looking at costs of training.
@@ -95,13 +97,12 @@ class Contest:
     def fields(self) -> list[Field]:
         """Everyone's searches, by the number of workers."""
         found: dict[int, dict[Competitor, list[Trace]]] = {}
-        for study in (*self._baselines(), *self._own()):
+        for study in self._baselines():
             _add(found, self._run(study))
-        if HALVING in self._wanted and self._problem.fidelity:
-            reference = [trace.cost for field in found.values() for trace in field.get(self._of_user, ())]
-            if not reference:
-                raise SystemExit(f"{HALVING} has what {self._of_user.name} spends: --baselines needs {REFERENCE}")
-            _add(found, self._run(self._halving(float(np.median(reference)))))
+        reference = [trace.cost for traces in found.values() for trace in traces.get(self._of_user, ())]
+        by_cost = Limits(device_hours=float(np.median(reference)) / 3600) if reference else None
+        for study in (*self._own(by_cost), *self._halving(by_cost)):
+            _add(found, self._run(study))
         print(file=sys.stderr)
         return [Field(traces, workers) for workers, traces in found.items()]
 
@@ -115,27 +116,43 @@ class Contest:
             if samplers:
                 yield self._study(self._in_both_kinds(samplers), ("none",), seeds=seeds)
 
-    def _own(self) -> Iterator[Study]:
-        yield self._study({"known_cost": known_cost}, [one.scheduler for one in self._ours])
+    def _own(self, by_cost: Limits | None) -> Iterator[Study]:
+        limits = self._checked(by_cost, "--by-cost") if self._options.by_cost else None
+        yield self._study({"known_cost": known_cost}, [one.scheduler for one in self._ours], limits=limits)
         others = [one for one in self._ablations if one.competitor.sampler != "known_cost"]
         if less := {one.competitor.sampler: one.sampler for one in others}:
-            yield self._study(less, (self._full.scheduler,))
+            yield self._study(less, (self._full.scheduler,), limits=limits)
 
-    def _halving(self, cost: float) -> Study:
-        """Random plans that MOASHA stops, until all have cost so much."""
+    def _halving(self, by_cost: Limits | None) -> Iterator[Study]:
+        """Random plans that MOASHA stops."""
+        if HALVING not in self._wanted or not self._problem.fidelity:
+            return
         from by_syne_tune import schedulers_for
 
-        study = self._study(self._in_both_kinds({"random": SAMPLERS["random"]}), ())
-        return replace(study, schedulers=schedulers_for(self._table), limits=Limits(device_hours=cost / 3600))
+        samplers = self._in_both_kinds({"random": SAMPLERS["random"]})
+        study = self._study(samplers, (), limits=self._checked(by_cost, HALVING))
+        yield replace(study, schedulers=schedulers_for(self._table))
 
-    def _study(self, samplers: Mapping[str, Maker], schedulers: Iterable[str], *, seeds: int | None = None) -> Study:
+    def _checked(self, by_cost: Limits | None, who: str) -> Limits:
+        if by_cost is None:
+            raise SystemExit(f"{who} spends what {self._of_user.name} does: --baselines needs {REFERENCE}")
+        return by_cost
+
+    def _study(
+        self,
+        samplers: Mapping[str, Maker],
+        schedulers: Iterable[str],
+        *,
+        seeds: int | None = None,
+        limits: Limits | None = None,
+    ) -> Study:
         return Study(
             problem=self._problem,
             samplers=samplers,
             schedulers={name: SCHEDULERS[name] for name in schedulers},
             workers=[int(count) for count in _names(self._options.workers)],
             num_seeds=self._options.seeds if seeds is None else seeds,
-            limits=Limits(trials=self._options.trials),
+            limits=limits or Limits(trials=self._options.trials),
         )
 
     def _in_both_kinds(self, samplers: Mapping[str, Maker]) -> dict[str, Maker]:
@@ -235,6 +252,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--slow-seeds", type=int, default=5, help="of gp and qlognehvi, at most --seeds")
     parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--by-cost", action="store_true", help="ours spends what OptunaSearch's default spends")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--baselines", default=",".join(BASELINES))
     parser.add_argument("--json", type=Path)

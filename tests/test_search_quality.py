@@ -164,7 +164,7 @@ def test_a_point_of_the_cube_is_a_place_in_each_range():
 
 def _options(**changes):
     defaults = {"baselines": ",".join(BASELINES), "workers": "1", "seeds": 2, "slow_seeds": 1, "trials": 6, "jobs": 1}
-    return argparse.Namespace(**{**defaults, "ablation": False, **changes})
+    return argparse.Namespace(**{**defaults, "ablation": False, "by_cost": False, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +213,21 @@ def test_moasha_spends_what_optuna_search_spends(of_curves):
         assert "moasha" not in name or budget <= costs[name] < budget + 300 * 4
 
 
+def test_ours_spends_what_optuna_search_spends_where_that_is_said(tmp_path):
+    path = write_problem(tmp_path, CURVES, curve_columns(num=30, epochs=4))
+    (row,) = measured(path, _options(baselines="optuna_default", by_cost=True))
+    costs = {name: score["cost"] for name, score in row["scores"].items()}
+    budget = costs["optuna_default:single"]
+    assert all(budget <= costs[name] < budget + 300 * 4 for name in ("known_cost", "known_cost + known_cost"))
+
+
+@pytest.mark.parametrize("changes", [{"baselines": "random,moasha"}, {"baselines": "random", "by_cost": True}])
+def test_whoever_spends_what_optuna_search_spends_needs_it(tmp_path, changes):
+    path = write_problem(tmp_path, CURVES, curve_columns(num=30, epochs=4))
+    with pytest.raises(SystemExit, match="--baselines needs optuna_default"):
+        measured(path, _options(**changes))
+
+
 def test_curves_are_quartiles_that_end_with_the_whole_budget(of_curves):
     assert len(of_curves["costs"]) == POINTS
     for score in of_curves["scores"].values():
@@ -249,5 +264,5 @@ def test_the_picture_has_everyone_but_ours_without_an_idea(of_curves):
     assert {line.name for line in lines} == set(of_curves["scores"]) - less
     ours = lines[-1]
     assert ours.name == "known_cost + known_cost"
-    assert list(ours.y) == [median for _, median, _ in of_curves["scores"][ours.name]["curve"]]
+    assert list(ours.y) == [max(1e-3, 1 - median) for _, median, _ in of_curves["scores"][ours.name]["curve"]]
     assert ours.x[-1] == pytest.approx(of_curves["costs"][-1] / of_curves["training_cost"])
