@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from search.records import Record
+
+if TYPE_CHECKING:
+    from search.spec_sections import Budget
 
 _BUDGET = "budget: "
 """Begins the reason of every plan that was ended by a limit."""
@@ -25,6 +29,11 @@ class Limits:
     trials: int | None = None
     minutes: float | None = None
     device_hours: float | None = None
+
+    @classmethod
+    def of(cls, budget: "Budget") -> "Limits":
+        """Those of a spec."""
+        return cls(trials=budget.trials, minutes=budget.minutes, device_hours=budget.device_hours)
 
     def time_is_up(self, spent: Spent) -> str | None:
         """Why plans under way are to end; None while they may go on."""

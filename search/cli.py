@@ -51,13 +51,29 @@ def search(
         raise typer.Exit(NOTHING_FITS)
 
 
-@app.command(epilog="Example: distune plan examples/docstrings.yaml")
-def plan(spec: SpecPath, override: Overrides = None, json_: AsJson = False) -> None:
-    """Show what a search would do: strategies, sizes, serving costs, what is feasible. Trains nothing."""
+@app.command(epilog="Example: distune plan examples/docstrings.yaml --workers 1,4,16 --price 0.4")
+def plan(
+    spec: SpecPath,
+    override: Overrides = None,
+    workers: Annotated[
+        str | None, typer.Option("--workers", help="Foretell the search for so many workers, such as 1,4,16.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0, help="Of a device, in USD an hour: tells what a search costs.")
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Show what a search would do and take: sizes, serving costs, what is feasible, time, money. Trains nothing."""
+    counts = [] if workers is None else _numbers(workers, "--workers")
     from search.foresee import foresee, render
     from search.spec import load_spec
 
-    found = foresee(load_spec(spec, override or ()), say=lambda text: print(text, file=sys.stderr))
+    found = foresee(
+        load_spec(spec, override or ()),
+        say=lambda text: print(text, file=sys.stderr),
+        workers=counts,
+        usd_per_hour=price,
+    )
     _print(found.to_json() if json_ else render(found), json_)
 
 
@@ -128,7 +144,7 @@ def ablate(
     from search.ablation import ablation_to_json, best_of_groups
     from search.run import load_run
 
-    sizes, loaded = _batch_sizes(batch_sizes), load_run(run)
+    sizes, loaded = _numbers(batch_sizes, "--batch-sizes"), load_run(run)
     picked = best_of_groups(loaded, by=by, target=target, where=_parsed(where))
     from search.side_by_side import measure
 
@@ -269,10 +285,10 @@ def _parsed(where: list[str] | None) -> list[str]:
     return list(where or ())
 
 
-def _batch_sizes(text: str) -> list[int]:
+def _numbers(text: str, option: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{text!r}; expected numbers from 1, such as 1,8,32", param_hint="--batch-sizes")
+        raise typer.BadParameter(f"{text!r}; expected numbers from 1, such as 1,8,32", param_hint=option)
     return sorted({int(part) for part in parts})
 
 

@@ -193,8 +193,7 @@ class _Session:
 
     @property
     def _limits(self) -> Limits:
-        budget = self._spec.budget
-        return Limits(trials=budget.trials, minutes=budget.minutes, device_hours=budget.device_hours)
+        return Limits.of(self._spec.budget)
 
     @contextlib.contextmanager
     def _seats(self, prepared: Prepared, layout: Layout) -> Iterator[tuple[SeatPool, Any]]:

@@ -1,22 +1,34 @@
 """What a search would do, before it does it: trains nothing, measures serving costs only."""
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from search.budget import Limits
 from search.cluster import lay_out, ray_running
-from search.engine import export_shapes, full_precision_latency_s, probe_apart
+from search.conductor import Setup
+from search.engine import export_shapes, probe_apart
 from search.foreknown import work_of
-from search.prepare import feasible_space, first_draws, known_costs, measure_costs, prepare
+from search.foretold import Foretold, explained, foretell, numbers_of_workers, table
+from search.prepare import Prepared, feasible_space, first_draws, known_costs, measure_costs, prepare
+from search.scheduler import make_scheduler
+from search.simulation.foretell import Foreseen
 from search.spec import Spec
 from search.students import names_of
-from search.words import say_students
-from spaces.draw import Draw
+from search.words import say_list, say_students
+from spaces.draw import draw
+from spaces.methods.finetune import baseline
+from spaces.shape import Shape
 from spaces.space import Space
 from trainers.cost import CostRow
 from trainers.storage import Storage
+
+_IN_BATCHES = 0.5
+"""Time of a row in a batch over its time alone. Medians of searches on 2 cores: docstrings 0.6, arithmetic 0.4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +52,29 @@ class Foresight:
     feasible_share: float
     """Of all (size, precision, target)."""
     budget: dict[str, Any]
-    expected_minutes: float | None
-    """For the budget's number of plans, from the measured latencies; rough. None without such a number."""
+    limits: Limits
+    foretold: tuple[Foretold, ...]
+    """The search by number of workers."""
+    assumptions: tuple[str, ...]
+    """What that rests on, a sentence each."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return asdict(self)
 
 
-def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
+def foresee(
+    spec: Spec,
+    *,
+    say: Callable[[str], None],
+    workers: Sequence[int] = (),
+    usd_per_hour: float | None = None,
+) -> Foresight:
     """Prepare everything in a temporary folder, and look at it.
+
+    Args:
+        workers: how many of them to foretell the search for; none: what the spec and the machine say.
+        usd_per_hour: the price of a device, for what the search would cost.
 
     Raises:
         NothingFits: no size satisfies the constraints.
@@ -60,7 +85,9 @@ def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
         prepared = prepare(spec, storage, threads=layout.cpus, say=say)
         rows = measure_costs(prepared, storage, measure=probe_apart, say=say, before=export_shapes(prepared.context))
         space = feasible_space(prepared, rows)
-        draws = first_draws(space, prepared.goals)
+        foreseen = _foreseen(spec, prepared, space, rows, devices=layout.workers)
+        counts = workers or numbers_of_workers(spec.resources.max_concurrent, here=layout.seats)
+        say(f"simulating the search with {say_list([str(count) for count in counts])} workers")
         costs = [_cost(row, prepared.space, prepared.goals.broken_known) for row in _known(rows)]
         return Foresight(
             name=spec.name,
@@ -70,13 +97,15 @@ def foresee(spec: Spec, *, say: Callable[[str], None]) -> Foresight:
             strategies=space.strategies,
             student_layers=space.student_layers,
             students=say_students(space),
-            opening=tuple(draw.strategy for draw in draws),
+            opening=tuple(found.strategy for found in foreseen.setup.opening),
             seats=layout.seats,
             threads=layout.cpus,
             costs=tuple(costs),
             feasible_share=sum(not cost["breaks"] for cost in costs) / len(costs),
             budget=spec.budget.model_dump(exclude_none=True),
-            expected_minutes=_minutes(spec, draws, rows, examples=len(prepared.rows.train), seats=layout.seats),
+            limits=foreseen.setup.limits,
+            foretold=tuple(foretell(foreseen, workers=counts, here=layout.seats, usd_per_hour=usd_per_hour)),
+            assumptions=explained(foreseen),
         )
 
 
@@ -90,32 +119,45 @@ def render(found: Foresight) -> str:
         f"students    {found.students}",
         f"seats       {found.seats} × {found.threads} threads",
         f"budget      {', '.join(f'{value:g} {name}' for name, value in found.budget.items())}",
-        *(
-            [f"training    about {found.expected_minutes:.0f} min (rough)"]
-            if found.expected_minutes is not None
-            else []
-        ),
         f"feasible    {found.feasible_share:.0%} of {len(found.costs)} sizes × precisions × targets",
         "",
         f"{'layers':>{width}} {'precision':9} {'target':8} {'latency':>10} {'size':>9} {'memory':>9}",
     ]
-    return "\n".join([*head, *(_line(cost, width) for cost in found.costs)])
+    costs = [_line(cost, width) for cost in found.costs]
+    return "\n".join([*head, *costs, "", *table(found.foretold, found.limits), "", *found.assumptions])
 
 
-def _minutes(spec: Spec, draws: Sequence[Draw], rows: Sequence[CostRow], *, examples: int, seats: int) -> float | None:
-    """The opening's training time, each shared part once, carried over to all plans; what is shared stays shared."""
-    if spec.budget.trials is None:
-        return None
-    latency_s = full_precision_latency_s(rows)
-    own: dict[str, float] = {}
-    shared: dict[str, float] = {}
-    for draw in draws:
-        *before, last = draw.plan.trained_prefixes()
-        shared |= {part.fingerprint: work_of(part, latency_s) * examples for part in before}
-        own[last.fingerprint] = work_of(last, latency_s) * examples
-    each = sum(own.values()) / len(own)
-    rest = sum(seconds for name, seconds in shared.items() if name not in own)
-    return (rest + each * spec.budget.trials) / seats / 60
+def _foreseen(spec: Spec, prepared: Prepared, space: Space, rows: list[CostRow], *, devices: int) -> Foreseen:
+    """The search as a simulation needs it."""
+    row_s = _row_s(rows)
+    answers_s: dict[Shape, float] = defaultdict(float)
+    for row in rows:
+        answers_s[row.shape] += 0.0 if row.estimated else row.latency_ms / 1e3
+    setup = Setup(
+        goals=prepared.goals,
+        costs=known_costs(rows),
+        estimated=frozenset(),
+        opening=first_draws(space, prepared.goals),
+        baseline=baseline(space).fingerprint,
+        precisions=prepared.precisions,
+        limits=Limits.of(spec.budget),
+        devices_per_trial=devices,
+    )
+    return Foreseen(
+        setup=setup,
+        drawing=partial(draw, space),
+        sampler=spec.search.sampler,
+        scheduler=make_scheduler(spec.search.scheduler),
+        seed=space.seed,
+        train_s=lambda plan: work_of(plan, row_s) * len(prepared.rows.train),
+        beside_s=lambda plan: answers_s[plan.shape] * len(prepared.rows.validation),
+    )
+
+
+def _row_s(rows: Sequence[CostRow]) -> dict[Shape, float]:
+    """Seconds in which a model reads one row of many, by shape."""
+    whole = [row for row in rows if row.precision == "fp32" and not row.estimated]
+    return {row.shape: _IN_BATCHES * (row.first_token_ms or row.latency_ms) / 1e3 for row in whole}
 
 
 def _known(rows: list[CostRow]) -> list[CostRow]:

@@ -115,6 +115,12 @@ def test_wrong_ablations_are_2(run, arguments, said):
     assert not (run / "ablations").exists()
 
 
+def test_numbers_of_workers_that_are_none_are_2(tmp_path):
+    code, _, err = distune("plan", tmp_path / "spec.yaml", "--workers", "1,many")
+    assert code == 2
+    assert "--workers" in err and "expected numbers from 1" in " ".join(err.replace("│", " ").split())
+
+
 def test_an_ablation_with_nothing_fitting_is_3(run):
     code, _, err = distune("ablate", run, "--where", "latency_ms <= 0.000001")
     assert code == 3

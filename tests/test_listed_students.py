@@ -185,7 +185,7 @@ def test_what_would_run_is_said_of_every_student(tmp_path: Path, monkeypatch: py
     small_model(tmp_path)
     monkeypatch.setenv("DISTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(foresee, "ray_running", lambda _: nullcontext())
-    monkeypatch.setattr(foresee, "lay_out", lambda *_, **__: SimpleNamespace(seats=1, cpus=1))
+    monkeypatch.setattr(foresee, "lay_out", lambda *_, **__: SimpleNamespace(seats=1, cpus=1, workers=1))
     monkeypatch.setattr(foresee, "export_shapes", lambda _: lambda _shapes: None)
     monkeypatch.setattr(foresee, "probe_apart", measured)
     model = {"students": ["./small"], "student_layers": [1, 2], "student_widths": [1.0, 0.5]}

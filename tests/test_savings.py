@@ -29,6 +29,16 @@ def test_each_strategy_by_hand():
     )
 
 
+def test_what_a_plan_goes_on_from_is_its_own_and_what_was_gone_on_with_saved_nothing():
+    """Ten seconds of the last stage behind a shared teacher of 40, then the other ten."""
+    stopped = make_record(
+        0, status="stopped", quality=None, train_seconds=50.0, curve=((0.5, 0.5),), curve_seconds=(10.0,)
+    )
+    rest = make_record(5, train_seconds=60.0, prefix_seconds_saved=50.0, resumes="t00000")
+    (found,) = by_strategy([stopped, rest])
+    assert found == StrategyTime(strategy="full", spent=60.0, shared=40.0, stopped=0.0, num_stopped=0)
+
+
 def test_a_search_of_nothing_took_no_time():
     assert by_strategy([]) == ()
 

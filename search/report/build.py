@@ -94,12 +94,18 @@ class TimeUse:
     """Where the run's time went, in seconds over all trials."""
 
     wall: float
-    train: float
-    """Training of every plan, as if alone."""
-    saved: float
-    """How much of it was not spent, because a result was there already."""
     overhead: float
     strategies: tuple[StrategyTime, ...]
+
+    @property
+    def spent(self) -> float:
+        """On training."""
+        return sum(strategy.spent for strategy in self.strategies)
+
+    @property
+    def shared(self) -> float:
+        """Training that was not spent, because a beginning was there already."""
+        return sum(strategy.shared for strategy in self.strategies)
 
     @property
     def stopped(self) -> float:
@@ -267,8 +273,6 @@ def _time(records: Sequence[Record]) -> TimeUse:
     started, finished = ([getattr(r, name) for r in trials] for name in ("started_at", "finished_at"))
     return TimeUse(
         wall=max(finished) - min(started) if trials else 0.0,
-        train=sum(record.train_seconds or 0.0 for record in trials),
-        saved=sum(record.prefix_seconds_saved for record in trials),
         overhead=sum(record.overhead_seconds or 0.0 for record in trials),
         strategies=by_strategy(records),
     )

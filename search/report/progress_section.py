@@ -36,14 +36,14 @@ def time_section(report: Report, plots: Mapping[str, Any]) -> str:
 
 def say_training(time: TimeUse) -> list[str]:
     """Training that was spent, and what was saved, a sentence each."""
-    spent = f"{say_duration(max(0.0, time.train - time.saved))} of training was spent."
-    if not time.saved and not time.num_stopped:
+    spent = f"{say_duration(time.spent)} of training was spent."
+    if not time.shared and not time.num_stopped:
         return [f"{spent} None was saved: no two plans began alike, and none was stopped early."]
     found = [spent]
-    if time.saved:
-        alone = say_duration(time.train)
+    if time.shared:
+        alone = say_duration(time.spent + time.shared)
         found.append(
-            f"{say_duration(time.saved)} was saved by shared beginnings: had every plan been trained alone, "
+            f"{say_duration(time.shared)} was saved by shared beginnings: had every plan been trained alone, "
             f"it would have been {alone}."
         )
     if time.num_stopped:
