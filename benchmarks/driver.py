@@ -1,8 +1,9 @@
 """How many results a second a search's driver handles, and in how much memory: no training, no Ray.
 
-    python benchmarks/driver.py [--workers 1000] [--trials 10000] [--epochs 1] [--schedulers none] [--json FILE]
+    python benchmarks/driver.py [--workers 1000] [--trials 10000] [--epochs 1] [--samplers random]
+        [--schedulers none] [--json FILE]
 
-The conductor, ledger, sampler (`random`) and scheduler of a real search, with virtual workers on a made-up table of
+The conductor, ledger, sampler and scheduler of a real search, with virtual workers on a made-up table of
 ``--trials`` configurations. A result is a trial that has come to its end; with ``--epochs`` above 1 it has reported as
 often before. Processor seconds of the whole driver, its proposals included; the ledger is in memory.
 """
@@ -15,6 +16,7 @@ import resource
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +63,12 @@ def make_table(folder: Path, *, count: int, epochs: int) -> Table:
     return read_table(load_problem(folder / "problem.yaml"))
 
 
-def measure(table: Table, scheduler: str, *, workers: int, trials: int) -> dict[str, float]:
+def measure(table: Table, sampler: str, scheduler: str, *, workers: int, trials: int) -> dict[str, float]:
     """One search of the table."""
     began = time.perf_counter()
     found = simulate(
         table,
-        sampler=SAMPLERS["random"],
+        sampler=SAMPLERS[sampler],
         seed=0,
         scheduler=make_scheduler(scheduler),
         workers=workers,
@@ -87,6 +89,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--samplers", default="random")
     parser.add_argument("--schedulers", default="none")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -96,10 +99,11 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         table = make_table(Path(folder), count=given.trials, epochs=given.epochs)
-    for scheduler in given.schedulers.split(","):
-        found[scheduler] = measure(table, scheduler, workers=given.workers, trials=given.trials)
-        told = found[scheduler]
-        print(f"{scheduler}: {told['results_per_s']:.0f} results/s, {told['peak_memory_mb']:.0f} MB", file=sys.stderr)
+    for sampler, scheduler in product(given.samplers.split(","), given.schedulers.split(",")):
+        told = measure(table, sampler, scheduler, workers=given.workers, trials=given.trials)
+        found[f"{sampler} + {scheduler}"] = told
+        said = f"{told['results_per_s']:.0f} results/s, {told['peak_memory_mb']:.0f} MB"
+        print(f"{sampler} + {scheduler}: {said}", file=sys.stderr)
     print(json.dumps(found, indent=1))
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -171,6 +171,7 @@ class _Session:
             draw=partial(draw, space),
             goals=prepared.goals,
             seed=space.seed,
+            workers=layout.seats,
             foreknown=CostTableForeknown(
                 prepared.goals,
                 setup.costs,

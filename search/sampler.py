@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.foreknown import question_of
 from search.goals import Goals
 from search.history import Outcome, plans_of
+from search.known_cost.batches import Batched
 from search.known_cost.candidates import Settle
 from search.known_cost.foreknown import Foreknown
 from search.known_cost.sampler import KnownCostSampler
@@ -37,7 +38,7 @@ _STARTUP = 8
 """Plans with a result before a model guides the draws; the opening counts."""
 
 Propose = Callable[[Sequence[Outcome], Sequence[Draw], int], Draw | None]
-"""(outcomes, plans under way, number) → a plan that is new, or None when the space has no more."""
+"""(outcomes, plans under way by number, number) → a plan that is new, or None when the space has no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,7 @@ def make_sampler(
     foreknown: Foreknown,
     reference: NDArray[np.float64] | None = None,
     settle: Settle | None = None,
+    workers: int = 1,
 ) -> Propose:
     """The sampler called ``name``: ``known_cost``, ``tpe`` or ``random``.
 
@@ -114,13 +116,16 @@ def make_sampler(
         foreknown: what is known of plans; others than ``known_cost`` do not look at it.
         reference: the corner from which hypervolume is counted, as minimised, where there is a fixed one.
         settle: what becomes of candidates if they are proposed; None: what they are.
+        workers: plans that may be under way; of many, ``known_cost`` makes its proposals in batches.
     """
     if name == "random":
         return RandomSampler(draw=draw, seed=seed)
     if name == "tpe":
         return TpeSampler(draw=draw, directions=goals.directions, seed=seed)
     question = question_of(goals, reference=reference)
-    return KnownCostSampler(draw=draw, foreknown=foreknown, question=question, seed=seed, settle=settle or list)
+    sampler = KnownCostSampler(draw=draw, foreknown=foreknown, question=question, seed=seed, settle=settle or list)
+    batched = Batched(sampler, workers)
+    return batched if batched.size > 1 else sampler
 
 
 def _tpe(seed: int, *, startup: int) -> optuna.samplers.TPESampler:

@@ -62,14 +62,14 @@ def _outcomes(draws, *, failed=()):
     ]
 
 
-def _make(name, space, *, seed):
+def _make(name, space, *, seed, **more):
     costs = {
         (shape, precision, "cpu"): {"latency_ms": (shape.num_layers or 6) * factor}
         for shape in shapes(space)
         for precision, factor in (("fp32", 1.0), ("int8", 0.4))
     }
     foreknown = CostTableForeknown(_GOALS, costs, ("fp32", "int8"), share_left=lambda _: 1.0)
-    return make_sampler(name, draw=partial(draw, space), goals=_GOALS, seed=seed, foreknown=foreknown)
+    return make_sampler(name, draw=partial(draw, space), goals=_GOALS, seed=seed, foreknown=foreknown, **more)
 
 
 @pytest.fixture(params=["known_cost", "tpe", "random"])

@@ -23,6 +23,8 @@ from spaces.draw import Draw
 
 _MAX_BELIEVED = 100
 """Plans under way that surrogates are told of, the latest; all of them count for the front."""
+_CONTENDERS = 8
+"""Candidates that are looked at for each plan of a batch."""
 _LEAST_SHARE = 0.05
 """Of a plan's time is taken even where all of it is there already: it is still deployed and evaluated."""
 
@@ -94,6 +96,25 @@ class Beliefs:
         for constraint in self._constraints:
             gain = gain * constraint.at(queries).below_zero()
         return self._for_a_second(gain.reshape(known.shape[:2]).sum(axis=1), draws, queries)
+
+    def best_together(self, draws: Sequence[Draw], scores: Vector, *, count: int) -> list[int]:
+        """Which of ``draws`` to take, the best first, if ``count`` are taken before any of them has come to its end.
+
+        A score counts for what the plans taken before leave to be learned: 1 - ρ² of the variance, where ρ is the
+        prior's correlation with the nearest of them [Rasmussen2006, eq. 2.26], at the objective where that is most.
+        """
+        order = np.argsort(-scores, kind="stable")
+        if count == 1 or not self._learned:
+            return order.tolist()
+        near = order[: _CONTENDERS * count]
+        queries = self._observer.queries([draws[index] for index in near])[:: len(self._foreknown.variants)]
+        alike = np.min([surrogate.correlation(queries) for surrogate in self._learned.values()], axis=0)
+        left, taken = scores[near].copy(), []
+        for _ in range(min(count, len(near))):
+            taken.append(best := int(np.argmax(left)))
+            left *= 1.0 - alike[best] ** 2
+            left[best] = -np.inf
+        return [int(near[index]) for index in taken]
 
     def _for_a_second(self, gain: Vector, draws: Sequence[Draw], queries: Matrix) -> Vector:
         """``gain`` divided by the seconds of training that are left to do."""

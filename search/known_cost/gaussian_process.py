@@ -78,6 +78,11 @@ class Posterior:
         variance = 1.0 - np.einsum("ij,ij->j", explained, explained)
         return mean, np.sqrt(np.maximum(variance, 1e-10))
 
+    def correlation(self, queries: Matrix) -> Matrix:
+        """The prior's, of the values at q ``queries``: q × q."""
+        scaled = queries / self._scales
+        return _matern(_squared_distances(scaled, scaled))
+
 
 def _squared_distances(one: Matrix, other: Matrix) -> Matrix:
     squared: Matrix = (-2.0 * one) @ other.T

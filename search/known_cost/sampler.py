@@ -67,17 +67,26 @@ class KnownCostSampler:
 
     def __call__(self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int) -> Draw | None:
         """The plan of proposal ``number``; None when the space has no more."""
+        return next(self.best_first(outcomes, running, number, count=1), None)
+
+    def best_first(
+        self, outcomes: Sequence[Outcome], running: Sequence[Draw], number: int, *, count: int
+    ) -> Iterator[Draw]:
+        """Plans that are new, from proposal ``number`` on: each worth the most beside those before it, for ``count``
+        that are taken together.
+        """
         past = sorted(outcomes, key=lambda outcome: (outcome.finished_at, outcome.number, outcome.precision))
         under_way = sorted(running, key=lambda found: found.fingerprint)
         tried = [*(outcome.draw for outcome in past), *running]
         had, plans = {found.key for found in tried}, {found.fingerprint for found in tried}
         pool = _without(self._pool(number), had) or self._last_ones(plans, number)
         if len({outcome.number for outcome in past if outcome.values is not None}) < _STARTUP:
-            best_first = iter(pool.values())
+            best_first = list(pool.values())
         else:
-            best_first = self._best_first(pool, had, self._beliefs(past, under_way), number)
+            draws, scores = self._weighed(pool, had, beliefs := self._beliefs(past, under_way), number)
+            best_first = [draws[index] for index in beliefs.best_together(draws, scores, count=count)]
         # Settings that are new may still make a plan that was had.
-        return next((found for found in best_first if found.fingerprint not in plans), None)
+        return (found for found in best_first if found.fingerprint not in plans)
 
     def _beliefs(self, past: Sequence[Outcome], running: Sequence[Draw]) -> Beliefs:
         return Beliefs(
@@ -90,8 +99,10 @@ class KnownCostSampler:
             learner=self._learner,
         )
 
-    def _best_first(self, pool: Candidates, had: Set[Hashable], beliefs: Beliefs, number: int) -> Iterator[Draw]:
-        """The pool, the front's neighbours, and the neighbours of the best of these, the best first."""
+    def _weighed(
+        self, pool: Candidates, had: Set[Hashable], beliefs: Beliefs, number: int
+    ) -> tuple[list[Draw], Vector]:
+        """The pool, the front's neighbours, and the neighbours of the best of these, with their scores."""
         rng = random.Random(self._chance("near", number))
         candidates = pool | _without(self._source.around(beliefs.parents, rng, count=_NEAR), had)
         draws, scores = list(candidates.values()), beliefs.score(list(candidates.values()))
@@ -100,7 +111,7 @@ class KnownCostSampler:
             more = _without(self._source.around(best, rng, count=_NEIGHBOURS), had | candidates.keys())
             candidates |= more
             draws, scores = [*draws, *more.values()], np.append(scores, beliefs.score(list(more.values())))
-        return (draws[index] for index in np.argsort(-scores, kind="stable"))
+        return draws, scores
 
     def _pool(self, number: int) -> Candidates:
         turn = number // _POOL_FOR

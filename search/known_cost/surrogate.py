@@ -110,6 +110,10 @@ class Surrogate:
         self.smoothed = self._warp.back(self._posterior.smoothed)
         """The observations without what is taken for noise: n."""
 
+    def correlation(self, queries: Matrix) -> Matrix:
+        """Of the values at q queries, before anything was observed: q × q."""
+        return self._posterior.correlation(queries)
+
     def at(self, queries: Matrix) -> "Prediction":
         """What is believed at each of the q ``queries``."""
         mean, deviation = self._posterior(queries)

@@ -80,6 +80,7 @@ def _ours(name: str, given: Given) -> Propose:
         foreknown=foreknown,
         reference=corner,
         settle=given.answers.settle,
+        workers=given.workers,
     )
 
 

@@ -62,6 +62,7 @@ class Given:
     goals: Goals
     costs: CostTable
     seed: int
+    workers: int
 
 
 Maker = Callable[[Given], Propose]
@@ -114,7 +115,9 @@ def simulate(
     """
     began, clock, ledger, recordings = time.process_time(), Clock(), MemoryLedger(), Recordings(table.course)
     goals, costs, answers = goals_of(table), costs_of(table), Answers(table)
-    given = Given(table=table, answers=answers, recordings=recordings, goals=goals, costs=costs, seed=seed)
+    given = Given(
+        table=table, answers=answers, recordings=recordings, goals=goals, costs=costs, seed=seed, workers=workers
+    )
     answered = AnsweredSampler(sampler(given), answers)
     conductor = Conductor(
         _setup(given, workers=workers, limits=limits),
