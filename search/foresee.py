@@ -1,20 +1,24 @@
 """What a search would do, before it does it: trains nothing, measures serving costs only."""
 
+import contextlib
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from search.budget import Limits
 from search.cluster import lay_out, ray_running
 from search.conductor import Setup
 from search.engine import export_shapes, probe_apart
-from search.foreknown import work_of
+from search.foreknown import Works, work_of
 from search.foretold import Foretold, explained, foretell, numbers_of_workers, table
 from search.prepare import Prepared, feasible_space, first_draws, known_costs, measure_costs, prepare
+from search.run import Run
+from search.run_folder import RunChanged, RunFolder
 from search.scheduler import make_scheduler
 from search.simulation.foretell import Foreseen
 from search.spec import Spec
@@ -22,6 +26,7 @@ from search.students import names_of
 from search.words import say_list, say_students
 from spaces.draw import draw
 from spaces.methods.finetune import baseline
+from spaces.plan import Plan
 from spaces.shape import Shape
 from spaces.space import Space
 from trainers.cost import CostRow
@@ -29,6 +34,8 @@ from trainers.storage import Storage
 
 _IN_BATCHES = 0.5
 """Time of a row in a batch over its time alone. Medians of searches on 2 cores: docstrings 0.6, arithmetic 0.4."""
+_MIN_TIMED = 3
+"""Complete plans of a run that tell its pace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +136,12 @@ def render(found: Foresight) -> str:
 
 def _foreseen(spec: Spec, prepared: Prepared, space: Space, rows: list[CostRow], *, devices: int) -> Foreseen:
     """The search as a simulation needs it."""
-    row_s = _row_s(rows)
+    row_s, run = _row_s(rows), _earlier(spec)
+
+    def train_s(plan: Plan) -> float:
+        return work_of(plan, row_s) * len(prepared.rows.train)
+
+    pace, num_timed = pace_of(run, train_s) if run else (1.0, 0)
     answers_s: dict[Shape, float] = defaultdict(float)
     for row in rows:
         answers_s[row.shape] += 0.0 if row.estimated else row.latency_ms / 1e3
@@ -149,9 +161,32 @@ def _foreseen(spec: Spec, prepared: Prepared, space: Space, rows: list[CostRow],
         sampler=spec.search.sampler,
         scheduler=make_scheduler(spec.search.scheduler),
         seed=space.seed,
-        train_s=lambda plan: work_of(plan, row_s) * len(prepared.rows.train),
+        train_s=lambda plan: pace * train_s(plan),
         beside_s=lambda plan: answers_s[plan.shape] * len(prepared.rows.validation),
+        num_timed=num_timed,
     )
+
+
+def _earlier(spec: Spec) -> Run | None:
+    """The run that the same search would go on with."""
+    with contextlib.suppress(RunChanged):
+        storage = RunFolder.open(spec, new=False).storage
+        return Run(storage) if storage.exists("spec.yaml") else None
+    return None
+
+
+def pace_of(run: Run, train_s: Callable[[Plan], float]) -> tuple[float, int]:
+    """By how much the run's complete plans took longer than foreseen, their median, and how many these are.
+
+    ``train_s``: what the training of a plan's last stage is foreseen to take. Of few plans nothing is told: (1, 0).
+    """
+    works, found = Works(train_s), {}
+    for proposal in run.ledger.proposals:
+        records = run.ledger.records_of(proposal.number)
+        own, beginnings = works(proposal.draw)
+        if records and records[0].status == "complete" and records[0].train_seconds and own:
+            found[proposal.number] = records[0].train_seconds / (own + sum(beginnings.values()))
+    return (median(found.values()), len(found)) if len(found) >= _MIN_TIMED else (1.0, 0)
 
 
 def _row_s(rows: Sequence[CostRow]) -> dict[Shape, float]:

@@ -67,10 +67,12 @@ def table(found: Sequence[Foretold], limits: Limits) -> list[str]:
 
 def explained(foreseen: Foreseen) -> tuple[str, ...]:
     """What the figures rest on, a sentence each."""
+    paced = f"as serving latency and rows tell, at the median pace of the {foreseen.num_timed} plans that this run has"
+    rough = "rough: as serving latency and rows tell, on a processor"
     spans = "With the plans stopped early that the scheduler would stop, and with none."
     return (
-        "Foretold by simulation of the search itself. Training times are rough: by serving latency and rows, on a "
-        "processor.",
+        "Foretold by simulation of the search itself, from its beginning.",
+        f"Training times are {paced if foreseen.num_timed else rough}.",
         "How good plans become is not known before: quality is assumed to rise with latency, else to be chance.",
         "No plan is stopped early." if isinstance(foreseen.scheduler, NeverStop) else spans,
         f"At most {MOST} plans are simulated; more are taken to go on at their pace.",

@@ -3,16 +3,19 @@
 import json
 from dataclasses import replace
 from functools import partial
+from statistics import median
 
 import pytest
-from ledgers import make_space
+from ledgers import RunSettings, make_run, make_space
 
 from search import foretold
 from search.budget import Limits
 from search.conductor import Conductor, Setup
+from search.foresee import pace_of
 from search.foretold import foretell, numbers_of_workers, table
 from search.goals import Goals
 from search.memory_ledger import MemoryLedger
+from search.run import load_run
 from search.sampler import RandomSampler
 from search.scheduler import NeverStop, ReachesFront
 from search.simulation import foretell as simulation
@@ -162,6 +165,20 @@ def test_quality_is_assumed_to_rise_with_latency_and_over_epochs(metric, better)
         assert set(course.learned) == {"forgetting"}
 
 
+def test_a_run_that_is_there_tells_the_pace(tmp_path):
+    """Foreseen as 10 s for each part of a plan; ``ledgers`` makes up 14 s a layer and 55 s of a teacher."""
+    run = load_run(make_run(tmp_path, RunSettings(trials=9)).location)
+    complete = {record.number: record for record in run.records if record.status == "complete"}
+    parts = {proposal.number: list(proposal.draw.plan.trained_prefixes()) for proposal in run.ledger.proposals}
+    paces = [record.train_seconds / (10.0 * len(set(parts[number]))) for number, record in complete.items()]
+    assert pace_of(run, lambda _: 10.0) == (pytest.approx(median(paces)), len(complete))
+
+
+def test_the_pace_of_few_plans_is_not_told(tmp_path):
+    run = load_run(make_run(tmp_path, RunSettings(trials=2)).location)
+    assert pace_of(run, lambda _: 10.0) == (1.0, 0)
+
+
 # For people ---------------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +204,9 @@ def test_without_a_price_and_with_one_limit_the_table_is_short():
     found = foretell(foreseen, workers=[2], here=1, usd_per_hour=None)
     (head, _) = table(found, foreseen.setup.limits)
     assert head.split("  ") == ["workers", "plans", "wall time", "device hours", "ends after"]
-    assert foretold.explained(foreseen)[2] == "No plan is stopped early."
+    said = foretold.explained(foreseen)
+    assert said[3] == "No plan is stopped early." and "rough" in said[1]
+    assert "median pace of the 7 plans" in foretold.explained(replace(foreseen, num_timed=7))[1]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ class Foreseen:
     """Of a plan's last stage."""
     beside_s: Callable[[Plan], float]
     """That a plan takes beside training."""
+    num_timed: int = 0
+    """Plans of the same search, trained before, whose pace ``train_s`` has; 0: its times are rough."""
 
 
 @dataclass(frozen=True, kw_only=True)
