@@ -45,7 +45,8 @@ def by_chance(run: "Run") -> ByChance:
     The same run, the same bands.
     """
     past = outcomes(run.ledger.proposals, run.records, run.goals, baseline=run.baseline_quality)
-    num_plans = len({outcome.number for outcome in past if outcome.values is not None})
+    past = [outcome for outcome in past if outcome.values is not None and outcome.train_seconds]
+    num_plans = len({outcome.number for outcome in past})
     if num_plans < MIN_PLANS:
         return _nothing(f"with {num_plans} complete plans there is too little to go by; {MIN_PLANS} are needed")
     if run.space is None:
