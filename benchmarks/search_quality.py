@@ -193,8 +193,8 @@ class Contest:
             speed = {other: up.median for other, up in field.scores[competitor].speed_ups.items()}
             print(
                 f"  {competitor.name}: {speed[self._of_user]:.1f}× less than {self._of_user.name}"
-                f" (goal {_GOAL_OF_REFERENCE}), {min(speed[other] for other in baselines):.1f}× less than the best"
-                f" baseline (goal {_GOAL_OF_BEST}); at its end {field.ratio(competitor, best):.3f} of {best.name}"
+                f" (goal {_GOAL_OF_REFERENCE}), {speed[best]:.1f}× less than the best baseline, {best.name}"
+                f" (goal {_GOAL_OF_BEST}); at its end {field.ratio(competitor, best):.3f} of that one"
             )
 
     def _line(self, score: Score) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from hypothesis.extra.numpy import arrays
 from search_plot import figure
 from search_quality import BASELINES, measured
 from search_scores import POINTS, Field
+from syne_tune.backend.trial_status import Trial
+from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 from syne_tune.optimizer.schedulers.multiobjective.multiobjective_priority import NonDominatedPriority
 from tables import CURVES, PLAIN, curve_columns, plain_columns, write_problem
 
@@ -96,6 +99,28 @@ def test_what_is_stopped_costs_less_and_what_ends_is_never_stopped(tmp_path):
         stopped = [record for record in ends if record.status == "stopped"]
         assert 0 < len(stopped) < len(ends)
         assert all(record.fidelity < 1 for record in stopped)
+
+
+@pytest.mark.parametrize("name", ["moasha", "moasha_mended"])
+def test_decisions_are_those_of_moasha_driven_by_hand(tmp_path, name):
+    problem = {**CURVES, "shared": {}}
+    table = read_table(load_problem(write_problem(tmp_path, problem, curve_columns(num=40, epochs=9))))
+    limits, scheduler = Limits(trials=40), schedulers_for(table)[name]()
+    found = simulate(table, sampler=SAMPLERS["random"], seed=0, scheduler=scheduler, workers=1, limits=limits)
+    rule = MOASHA({}, ["loss", "size", "s"], max_t=9, multiobjective_priority=scheduler.ranking(), random_seed=0)
+    seen: set[str] = set()
+    for number, record in {record.number: record for record in found.records}.items():
+        training = table.trainings[int(record.fingerprint.removeprefix("training "))]
+        trial, size = Trial(number, {}, datetime.min), training.variants["fp32"].known["size"]
+        rule.on_trial_add(trial)
+        for epoch, (quality, seconds) in enumerate(zip(training.qualities, training.costs, strict=True), 1):
+            report = {"training_iteration": epoch, "loss": -quality, "size": size, "s": seconds}
+            # The first of a strategy goes on whatever is said.
+            if rule.on_trial_result(trial, report) == "STOP" and record.strategy in seen:
+                break
+        assert record.fidelity == pytest.approx(epoch / 9)
+        seen.add(record.strategy)
+    assert 10 < sum(record.status == "stopped" for record in found.records) < 40
 
 
 # BoTorch's qLogNEHVI --------------------------------------------------------------------------------------------------
