@@ -11,13 +11,13 @@ from scipy.integrate import trapezoid
 from scipy.optimize import approx_fprime
 from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import Matern, WhiteKernel
+from sklearn.gaussian_process.kernels import RBF, Matern, WhiteKernel
 from sklearn.preprocessing import PowerTransformer
 
 from search.known_cost import gaussian_process
 from search.known_cost.features import Encoder
 from search.known_cost.gain import expected_gain
-from search.known_cost.gaussian_process import Hyperparameters, Posterior, fit
+from search.known_cost.gaussian_process import Design, Hyperparameters, Posterior, fit
 from search.known_cost.surrogate import Fitted, Surrogate, Warp, fit_power
 from search.pareto import free_boxes, hypervolume
 
@@ -51,49 +51,84 @@ def test_settings_become_columns_whatever_is_active():
 # The process ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_posterior_is_scikit_learns():
+def _design(x, groups=None, trainings=None):
+    return Design(
+        x=x,
+        groups=np.arange(3) if groups is None else groups,
+        trainings=np.arange(len(x)) if trainings is None else trainings,
+    )
+
+
+def _theirs(x, trainings, noise, luck):
+    """Scikit-learn's process, the training as a column at which only luck looks, and that only for equality."""
+    wide = [1e6] * 3
+    kernel = Matern([*_SCALES, 1e6], nu=2.5) + luck * RBF([*wide, 1e-3]) + WhiteKernel(noise)
+    return GaussianProcessRegressor(kernel, optimizer=None), np.column_stack([x, trainings])
+
+
+@pytest.mark.parametrize("trainings", [np.arange(40), np.arange(40) // 2])
+def test_the_posterior_is_scikit_learns(trainings):
     x, y = _data()
     queries = np.random.default_rng(1).random((50, 3))
-    own = Posterior(x, y, np.arange(3), Hyperparameters(log_scales=np.log(_SCALES), log_noise=math.log(0.05)))
-    kernel = Matern(length_scale=_SCALES, nu=2.5) + WhiteKernel(0.05)
-    theirs = GaussianProcessRegressor(kernel, optimizer=None).fit(x, y)
-    mean, deviation = theirs.predict(queries, return_std=True)
+    hyperparameters = Hyperparameters(log_scales=np.log(_SCALES), log_noise=math.log(0.05), log_luck=math.log(0.1))
+    own = Posterior(_design(x, trainings=trainings), y, hyperparameters)
+    process, places = _theirs(x, trainings, noise=0.05, luck=0.1)
+    theirs = process.fit(places, y)
+    mean, deviation = theirs.predict(np.column_stack([queries, 100 + np.arange(50)]), return_std=True)
     assert own(queries)[0] == pytest.approx(mean, abs=1e-6)
     # Theirs is of an observation, noise included.
     assert own(queries)[1] ** 2 + 0.05 == pytest.approx(deviation**2, abs=1e-6)
-    assert own.smoothed == pytest.approx(theirs.predict(x), abs=1e-6)
+    assert own.smoothed == pytest.approx(theirs.predict(places), abs=1e-6)
+    assert own.chance_deviation == pytest.approx(math.sqrt(0.15))
 
 
 def test_the_fits_objective_is_scikit_learns_and_the_prior():
     x, y = _data()
-    theta = np.append(np.log(_SCALES), math.log(0.05))
-    value, gradient = gaussian_process._objective(theta, x, y, np.arange(3))
-    assert gradient == pytest.approx(
-        approx_fprime(theta, lambda t: gaussian_process._objective(t, x, y, np.arange(3))[0], 1e-6), rel=1e-3, abs=1e-3
-    )
-    kernel = Matern(length_scale=_SCALES, nu=2.5) + WhiteKernel(0.05)
-    theirs = GaussianProcessRegressor(kernel, optimizer=None).fit(x, y)
-    likelihood = theirs.log_marginal_likelihood(kernel.theta) + len(y) / 2 * math.log(2 * math.pi)
-    centre = math.sqrt(2) + 0.5 * math.log(3)
-    prior = norm.logpdf(np.log(_SCALES), centre, math.sqrt(3)).sum() + norm.logpdf(math.log(0.05), -6, 1)
-    constant = 3 * norm.logpdf(0, 0, math.sqrt(3)) + norm.logpdf(0, 0, 1)
+    design = _design(x, trainings=np.arange(40) // 2)
+    theta = np.append(np.log(_SCALES), [math.log(0.05), math.log(0.1)])
+
+    def objective(at):
+        return gaussian_process._objective(at, design, design.shared, y)
+
+    value, gradient = objective(theta)
+    assert gradient == pytest.approx(approx_fprime(theta, lambda t: objective(t)[0], 1e-6), rel=1e-3, abs=1e-3)
+    process, places = _theirs(x, design.trainings, noise=0.05, luck=0.1)
+    theirs = process.fit(places, y)
+    likelihood = theirs.log_marginal_likelihood(theirs.kernel.theta) + len(y) / 2 * math.log(2 * math.pi)
+    centre = math.sqrt(2) - 1.5 + 0.5 * math.log(3)
+    prior = norm.logpdf(np.log(_SCALES), centre, 1.2).sum()
+    prior += norm.logpdf(math.log(0.05), -6, 1) + norm.logpdf(math.log(0.1), -4, 3)
+    constant = 3 * norm.logpdf(0, 0, 1.2) + norm.logpdf(0, 0, 1) + norm.logpdf(0, 0, 3)
     assert value == pytest.approx(-likelihood - (prior - constant), rel=1e-6)
 
 
-def test_a_fit_finds_what_matters_and_the_noise():
+def test_a_fit_finds_what_matters_and_what_is_chance():
     x, y = _data(count=150, noise=0.2)
-    found = fit(x, y, np.arange(3))
+    found = fit(_design(x), y)
     assert found.log_scales[2] > found.log_scales[0] + 1
     share = 0.2**2 / (np.var(np.sin(6 * x[:, 0]) + x[:, 1]) + 0.2**2)
-    assert share / 3 < math.exp(found.log_noise) < 3 * share
+    assert share / 3 < math.exp(found.log_noise) + math.exp(found.log_luck) < 3 * share
+
+
+def test_what_observations_of_one_training_share_is_luck():
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.random((60, 3)), 2, axis=0)
+    y = np.sin(6 * x[:, 0]) + np.repeat(0.3 * rng.standard_normal(60), 2) + 0.02 * rng.standard_normal(120)
+    found = fit(_design(x, trainings=np.arange(120) // 2), (y - y.mean()) / y.std())
+    assert math.exp(found.log_luck) * y.var() == pytest.approx(0.09, rel=0.5)
+    assert math.exp(found.log_noise) * y.var() < 0.002
 
 
 def test_columns_of_a_category_share_their_scale():
     x, y = _data()
-    groups = np.array([0, 0, 1])
-    _, gradient = gaussian_process._objective(np.array([0.1, 0.2, -3.0]), x, y, groups)
-    numeric = approx_fprime(np.array([0.1, 0.2, -3.0]), lambda t: gaussian_process._objective(t, x, y, groups)[0], 1e-6)
-    assert gradient == pytest.approx(numeric, rel=1e-3, abs=1e-3)
+    design, theta = _design(x, groups=np.array([0, 0, 1])), np.array([0.1, 0.2, -3.0, -2.0])
+
+    def objective(at):
+        return gaussian_process._objective(at, design, design.shared, y)
+
+    assert objective(theta)[1] == pytest.approx(
+        approx_fprime(theta, lambda t: objective(t)[0], 1e-6), rel=1e-3, abs=1e-3
+    )
 
 
 # One objective --------------------------------------------------------------------------------------------------------
@@ -121,9 +156,9 @@ def test_a_warp_is_the_librarys_transformation():
 
 def _surrogate():
     x, y = _data()
-    hyperparameters = Hyperparameters(log_scales=np.log(_SCALES), log_noise=math.log(0.02))
+    hyperparameters = Hyperparameters(log_scales=np.log(_SCALES), log_noise=math.log(0.02), log_luck=-13.0)
     fitted = Fitted(power=fit_power(np.exp(y)), hyperparameters=hyperparameters)
-    return Surrogate(x, np.exp(y), np.arange(3), fitted), np.exp(y)
+    return Surrogate(_design(x), np.exp(y), fitted), np.exp(y)
 
 
 def test_shortfalls_are_integrals_of_the_distribution():
@@ -141,7 +176,7 @@ def test_shortfalls_are_integrals_of_the_distribution():
 def test_the_median_and_the_chance_agree():
     surrogate, values = _surrogate()
     queries = np.random.default_rng(2).random((4, 3))
-    shifted = Surrogate(_data()[0], values - surrogate.at(queries).median()[0], np.arange(3), surrogate.fitted)
+    shifted = Surrogate(_design(_data()[0]), values - surrogate.at(queries).median()[0], surrogate.fitted)
     assert shifted.at(queries).below_zero()[0] == pytest.approx(0.5, abs=0.02)
 
 

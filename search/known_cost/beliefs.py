@@ -14,7 +14,7 @@ from search.history import Outcome
 from search.known_cost.features import Matrix
 from search.known_cost.foreknown import Foreknown
 from search.known_cost.gain import expected_gain
-from search.known_cost.gaussian_process import Vector
+from search.known_cost.gaussian_process import Design, Vector
 from search.known_cost.learner import Learner
 from search.known_cost.observations import Rows, metric_curve, no_curve, time_curve
 from search.known_cost.surrogate import Surrogate
@@ -131,8 +131,14 @@ class Beliefs:
         """Told of plans under way as if they came out as expected [Ginsbourger2010]: near them little is to be had."""
         if not len(told):
             return alone
-        x, values = np.vstack([rows.x, told]), np.concatenate([rows.values, expected])
-        return Surrogate(x, values, self._observer.groups, alone.fitted)
+        # Each a training of its own, by numbers that no proposal has.
+        theirs = -1 - np.arange(len(told)) // len(self._foreknown.variants)
+        design = Design(
+            x=np.vstack([rows.design.x, told]),
+            groups=rows.design.groups,
+            trainings=np.concatenate([rows.design.trainings, theirs]),
+        )
+        return Surrogate(design, np.concatenate([rows.values, expected]), alone.fitted)
 
     def _of_seconds(self, outcomes: Sequence[Outcome]) -> Surrogate | None:
         if len({outcome.train_seconds for outcome in outcomes if outcome.values is not None}) < 3:
@@ -165,7 +171,7 @@ class Beliefs:
 def _points(
     question: Question, outcomes: Sequence[Outcome], alone: dict[int, Surrogate], rows: dict[int, Rows]
 ) -> Matrix:
-    """Complete variants, what was learned of them without its noise; inf for one that breaks a constraint."""
+    """Complete variants, as they are believed to be; inf for one that breaks a constraint."""
     complete = [place for place, outcome in enumerate(outcomes) if outcome.values is not None]
     at = {place: index for index, place in enumerate(complete)}
     points = np.array([np.asarray(outcomes[place].values) * question.signs for place in complete])

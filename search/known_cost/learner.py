@@ -30,9 +30,9 @@ class Learner:
         key = (name, tuple((outcome.number, outcome.precision) for outcome in first))
         if key not in self._fits:
             seen = rows_of(first)
-            self._fits[key] = Fitted.to(seen.x, seen.values, self.observer.groups, at_most=_MAX_FITTED)
+            self._fits[key] = Fitted.to(seen.design, seen.values, at_most=_MAX_FITTED)
         rows = rows_of(outcomes)
-        return Surrogate(rows.x, rows.values, self.observer.groups, self._fits[key]), rows
+        return Surrogate(rows.design, rows.values, self._fits[key]), rows
 
 
 def _step(count: int) -> int:

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from search.history import Outcome
 from search.known_cost.features import Encoder, Matrix, Settings
-from search.known_cost.gaussian_process import Vector
+from search.known_cost.gaussian_process import Design, Vector
 from search.optuna_terms import settings_of
 from search.records import Curve
 from spaces.draw import Draw
@@ -34,8 +34,7 @@ MAX_ROWS = 450
 class Rows:
     """n observations of one objective."""
 
-    x: Matrix
-    """n × d."""
+    design: Design
     values: Vector
     """n, minimised."""
     complete: NDArray[np.int64]
@@ -101,8 +100,13 @@ class Observer:
             {FIDELITY: max(fidelity, _LEAST_FIDELITY), VARIANT: outcome.precision} for _, outcome, fidelity, _ in found
         ]
         settings = self._settings_of([outcome.draw for _, outcome, _, _ in found])
-        return Rows(
+        design = Design(
             x=np.hstack([settings, self._place(places)]),
+            groups=self.groups,
+            trainings=np.array([outcome.number for _, outcome, _, _ in found], dtype=np.int64),
+        )
+        return Rows(
+            design=design,
             values=np.array([value for _, _, _, value in found], dtype=float),
             complete=np.array([place for place, _, _, _ in found], dtype=np.int64),
         )

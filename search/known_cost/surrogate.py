@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from scipy.stats import yeojohnson
 
 from search.known_cost.features import Matrix
-from search.known_cost.gaussian_process import Hyperparameters, Posterior, Vector, fit
+from search.known_cost.gaussian_process import Design, Hyperparameters, Posterior, Vector, fit
 
 _STEPS = 48
 """Of the numerical integral over the observed range."""
@@ -90,25 +90,25 @@ class Fitted:
     hyperparameters: Hyperparameters
 
     @classmethod
-    def to(cls, x: Matrix, values: Vector, groups: NDArray[np.int64], *, at_most: int) -> "Fitted":
-        """Observations ``x`` (n × d) with ``values`` (n); ``at_most`` of them, spread evenly, for the process."""
+    def to(cls, design: Design, values: Vector, *, at_most: int) -> "Fitted":
+        """Observations ``values`` (n); ``at_most`` of them, spread evenly, for the process."""
         if len(np.unique(values)) < 3:
-            return cls(power=1.0, hyperparameters=Hyperparameters.prior(int(groups.max(initial=-1)) + 1))
+            return cls(power=1.0, hyperparameters=Hyperparameters.prior(design.num_parameters))
         power = fit_power(values)
         kept = np.unique(np.linspace(0, len(values) - 1, at_most).astype(int))
-        return cls(power=power, hyperparameters=fit(x[kept], Warp(values, power)(values)[kept], groups))
+        return cls(power=power, hyperparameters=fit(design.at(kept), Warp(values, power)(values)[kept]))
 
 
 class Surrogate:
     """One objective, learned from n observations."""
 
-    def __init__(self, x: Matrix, values: Vector, groups: NDArray[np.int64], fitted: "Fitted") -> None:
-        """``x``: n × d; ``values``: n; ``groups``: the parameter of each column."""
+    def __init__(self, design: Design, values: Vector, fitted: Fitted) -> None:
+        """``values``: n."""
         self.fitted = fitted
         self._warp = Warp(values, fitted.power)
-        self._posterior = Posterior(x, self._warp(values), groups, fitted.hyperparameters)
+        self._posterior = Posterior(design, self._warp(values), fitted.hyperparameters)
         self.smoothed = self._warp.back(self._posterior.smoothed)
-        """The observations without what is taken for noise: n."""
+        """What is believed of the observations' trainings: n."""
 
     def correlation(self, queries: Matrix) -> Matrix:
         """Of the values at q queries, before anything was observed: q × q."""
@@ -117,7 +117,7 @@ class Surrogate:
     def at(self, queries: Matrix) -> "Prediction":
         """What is believed at each of the q ``queries``."""
         mean, deviation = self._posterior(queries)
-        noise = max(self._posterior.noise_deviation, _LEAST_NOISE)
+        noise = max(self._posterior.chance_deviation, _LEAST_NOISE)
         return Prediction(mean=mean, deviation=deviation, noise=noise, warp=self._warp)
 
 
@@ -128,7 +128,7 @@ class Prediction:
     mean: Vector
     deviation: Vector
     noise: float
-    """Standard deviation of an observation."""
+    """Standard deviation of what is chance in an observation, the luck of its training among it."""
     warp: Warp
 
     def median(self) -> Vector:

@@ -57,15 +57,15 @@ class Lessons:
             for axis, name in enumerate(names)
             if not goals.columns[name].known
         }
-        by_axis = {axis: _surrogate(rows, observer) for axis, rows in told.items()}
+        by_axis = {axis: _surrogate(rows) for axis, rows in told.items()}
         quality = names.index(goals.metric)
         return cls(
             observer=observer,
             precisions=precisions,
             goals=goals,
             by_axis=by_axis,
-            log_seconds=_surrogate(observer.of_value(complete, number=_log_seconds), observer),
-            explained=_explained(by_axis[quality], told[quality], [o.number for o in complete], observer),
+            log_seconds=_surrogate(observer.of_value(complete, number=_log_seconds)),
+            explained=_explained(by_axis[quality], told[quality], [o.number for o in complete]),
         )
 
     def foretell(self, draw: Draw, luck: float) -> tuple[float, dict[str, NDArray[np.float64]]]:
@@ -125,22 +125,21 @@ def _distributions(drawing: Drawing) -> dict[str, BaseDistribution]:
     return asked
 
 
-def _surrogate(rows: Rows, observer: Observer) -> Surrogate:
-    fitted = Fitted.to(rows.x, rows.values, observer.groups, at_most=_MAX_FITTED)
-    return Surrogate(rows.x, rows.values, observer.groups, fitted)
+def _surrogate(rows: Rows) -> Surrogate:
+    return Surrogate(rows.design, rows.values, Fitted.to(rows.design, rows.values, at_most=_MAX_FITTED))
 
 
 def _log_seconds(outcome: Outcome) -> float | None:
     return math.log(outcome.train_seconds) if outcome.train_seconds else None
 
 
-def _explained(surrogate: Surrogate, rows: Rows, numbers: Sequence[int], observer: Observer) -> float:
+def _explained(surrogate: Surrogate, rows: Rows, numbers: Sequence[int]) -> float:
     """R² on plans, by ``numbers`` of the outcomes, of which surrogates with the same hyperparameters are not told."""
     of_row = np.array(numbers)[rows.complete]
     foretold = np.empty(len(rows.values))
     for fold in range(_FOLDS):
         out = np.isin(of_row, np.unique(of_row)[fold::_FOLDS])
-        others = Surrogate(rows.x[~out], rows.values[~out], observer.groups, surrogate.fitted)
-        foretold[out] = others.at(rows.x[out]).median()
+        others = Surrogate(rows.design.at(np.flatnonzero(~out)), rows.values[~out], surrogate.fitted)
+        foretold[out] = others.at(rows.design.x[out]).median()
     variance = float(np.var(rows.values))
     return 1.0 - float(np.mean((foretold - rows.values) ** 2)) / variance if variance else 0.0
