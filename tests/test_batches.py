@@ -13,7 +13,7 @@ from test_sampler import _make, _outcomes, _random_draws, _tiny
 
 from search.history import Outcome
 from search.known_cost.batches import Batched
-from search.known_cost.gaussian_process import Hyperparameters, Posterior
+from search.known_cost.gaussian_process import Design, Hyperparameters, Posterior
 from search.known_cost.sampler import KnownCostSampler
 
 _WORKERS = 60
@@ -131,6 +131,7 @@ def test_plans_taken_together_leave_less_to_each_other():
 def test_the_correlation_is_the_priors():
     rng = np.random.default_rng(0)
     x, scales = rng.random((6, 3)), np.array([0.3, 1.0, 2.0])
-    own = Posterior(x, rng.random(6), np.arange(3), Hyperparameters(log_scales=np.log(scales), log_noise=-3.0))
+    found = Hyperparameters(log_scales=np.log(scales), log_noise=-3.0, log_luck=-4.0)
+    own = Posterior(Design(x=x, groups=np.arange(3), trainings=np.arange(6)), rng.random(6), found)
     queries = rng.random((5, 3))
     assert own.correlation(queries) == pytest.approx(Matern(length_scale=scales, nu=2.5)(queries))

@@ -128,7 +128,7 @@ class Posterior:
         return mean, np.sqrt(np.maximum(variance, 1e-10) + self._luck)
 
     def correlation(self, queries: Matrix) -> Matrix:
-        """The prior's, of the values at q ``queries``: q × q."""
+        """The prior's, of what is no chance at q ``queries``: q × q."""
         scaled = queries / self._scales
         return _matern(_squared_distances(scaled, scaled))
 
