@@ -151,16 +151,7 @@ class Clerk:
         plan, (precision, target) = proposal.draw.plan, variant
         fields = self._cost_fields(plan.shape, precision, target)
         return Record(
-            record_id=proposal.record_id(precision, target),
-            trial_id=proposal.trial_id,
-            number=proposal.number,
-            strategy=proposal.draw.strategy,
-            plan=proposal.draw.plan_json,
-            fingerprint=proposal.draw.fingerprint,
-            params=dict(proposal.draw.params),
-            precision=precision,
-            target=target,
-            resumes=proposal.resumed_id,
+            **proposal.names(precision, target),
             seed=plan.seed,
             started_at=standing.started_at,
             finished_at=self.clock(),

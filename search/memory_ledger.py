@@ -3,6 +3,7 @@
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from search.records import Record
 from spaces.draw import Draw
@@ -32,6 +33,21 @@ class Proposal:
     def resumed_id(self) -> str:
         """Name of the trial that it goes on with; empty: it begins anew."""
         return "" if self.resumes is None else _trial_id(self.resumes)
+
+    def names(self, precision: str, target: str) -> dict[str, Any]:
+        """The fields of a record that say which plan, and which variant, it is of."""
+        return {
+            "record_id": self.record_id(precision, target),
+            "trial_id": self.trial_id,
+            "number": self.number,
+            "strategy": self.draw.strategy,
+            "plan": self.draw.plan_json,
+            "fingerprint": self.draw.fingerprint,
+            "params": dict(self.draw.params),
+            "precision": precision,
+            "target": target,
+            "resumes": self.resumed_id,
+        }
 
     def record_id(self, precision: str, target: str) -> str:
         """Name of the record of one variant."""

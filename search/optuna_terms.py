@@ -53,6 +53,16 @@ class DistributionChooser:
         return self._inner.real(name, low, high, log=log)
 
 
+def looked_over(draw: Drawing, chance: Chooser, *, count: int) -> tuple[list[Draw], dict[str, BaseDistribution]]:
+    """``count`` draws, and the range of everything that was asked for any of them."""
+    drawn, asked = [], dict[str, BaseDistribution]()
+    for _ in range(count):
+        chooser = DistributionChooser(chance)
+        drawn.append(draw(chooser))
+        asked |= chooser.asked
+    return drawn, asked
+
+
 def settings_of(found: Draw) -> dict[str, Value]:
     """Everything that was picked for a draw, its strategy first."""
     return {"strategy": found.strategy, **found.params}

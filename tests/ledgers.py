@@ -237,15 +237,7 @@ def _record(proposal: Proposal, precision: str, target: str, *, settings: RunSet
     }
     costs = _costs(layers, precision, target) if status == "complete" else {}
     return Record(
-        record_id=proposal.record_id(precision, target),
-        trial_id=proposal.trial_id,
-        number=number,
-        strategy=found.strategy,
-        plan=found.plan.to_json(),
-        fingerprint=found.plan.fingerprint,
-        params=dict(found.params),
-        precision=precision,
-        target=target,
+        **proposal.names(precision, target),
         estimated=target != "cpu",
         status=status,
         error=error.get(status, ""),

@@ -86,15 +86,7 @@ def _records(proposal, status, *, quality, half, finished_at):
     whole = status == "complete"
     for precision, target in _VARIANTS if whole else _VARIANTS[:1]:
         yield Record(
-            record_id=proposal.record_id(precision, target),
-            trial_id=proposal.trial_id,
-            number=proposal.number,
-            strategy=proposal.draw.strategy,
-            plan=proposal.draw.plan_json,
-            fingerprint=proposal.draw.fingerprint,
-            params=dict(proposal.draw.params),
-            precision=precision,
-            target=target,
+            **proposal.names(precision, target),
             estimated=False,
             status=status,
             quality=quality - 0.01 * (precision == "int8") if whole else None,

@@ -22,7 +22,7 @@ from search.pareto import free_boxes, non_dominated
 from spaces.draw import Draw
 
 _MAX_BELIEVED = 100
-"""Plans under way that surrogates are told of, the latest; all of them count for the front."""
+"""Plans under way that surrogates are told of; all of them count for the front."""
 _CONTENDERS = 8
 """Candidates that are looked at for each plan of a batch."""
 _LEAST_SHARE = 0.05

@@ -47,8 +47,8 @@ class Hyperparameters:
     @classmethod
     def prior(cls, num_parameters: int) -> "Hyperparameters":
         """The prior's centre."""
-        centre = _SCALE_PRIOR[0] + 0.5 * np.log(max(num_parameters, 1))
-        return cls(log_scales=np.full(num_parameters, centre), log_noise=_NOISE_PRIOR[0], log_luck=_LUCK_PRIOR[0])
+        scales = np.full(num_parameters, _scale_centre(num_parameters))
+        return cls(log_scales=scales, log_noise=_NOISE_PRIOR[0], log_luck=_LUCK_PRIOR[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +185,12 @@ def _scale_gradients(
 
 def _log_prior(theta: Vector) -> tuple[float, Vector]:
     """Of normal priors, without their constants, and its gradient."""
-    num_scales = len(theta) - 2
-    centre = np.full(len(theta), _SCALE_PRIOR[0] + 0.5 * np.log(max(num_scales, 1)))
+    centre = np.full(len(theta), _scale_centre(len(theta) - 2))
     spread = np.full(len(theta), _SCALE_PRIOR[1])
     (centre[-2], spread[-2]), (centre[-1], spread[-1]) = _NOISE_PRIOR, _LUCK_PRIOR
     off = (theta - centre) / spread
     return float(-0.5 * off @ off), -off / spread
+
+
+def _scale_centre(num_parameters: int) -> float:
+    return float(_SCALE_PRIOR[0] + 0.5 * np.log(max(num_parameters, 1)))

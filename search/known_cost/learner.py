@@ -11,8 +11,6 @@ from search.known_cost.observations import Observer, Rows
 from search.known_cost.surrogate import Fitted, Surrogate
 
 _GROWTH = 1.2
-_MAX_FITTED = 200
-"""Rows of a fit, those that are spread evenly over all of them: its time rises with the cube."""
 
 RowsOf = Callable[[Sequence[Outcome]], Rows]
 
@@ -30,7 +28,7 @@ class Learner:
         key = (name, tuple((outcome.number, outcome.precision) for outcome in first))
         if key not in self._fits:
             seen = rows_of(first)
-            self._fits[key] = Fitted.to(seen.design, seen.values, at_most=_MAX_FITTED)
+            self._fits[key] = Fitted.to(seen.design, seen.values)
         rows = rows_of(outcomes)
         return Surrogate(rows.design, rows.values, self._fits[key]), rows
 

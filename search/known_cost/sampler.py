@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
 
 from search.history import Outcome
 from search.known_cost.beliefs import Beliefs, Question
@@ -21,7 +20,7 @@ from search.known_cost.foreknown import Foreknown
 from search.known_cost.gaussian_process import Vector
 from search.known_cost.learner import Learner
 from search.known_cost.observations import Observer
-from search.optuna_terms import DistributionChooser, Drawing
+from search.optuna_terms import Drawing, looked_over
 from spaces.choosers import RandomChooser
 from spaces.draw import Draw
 
@@ -53,13 +52,8 @@ class KnownCostSampler:
 
     def __post_init__(self) -> None:
         self._source = Source(self.draw, self.settle)
-        asked: dict[str, BaseDistribution] = {}
-        rng = random.Random(self._chance("distributions"))
-        drawn = []
-        for _ in range(_POOL):
-            chooser = DistributionChooser(RandomChooser(rng))
-            drawn.append(self.draw(chooser))
-            asked |= chooser.asked
+        chance = RandomChooser(random.Random(self._chance("distributions")))
+        drawn, asked = looked_over(self.draw, chance, count=_POOL)
         self._learner = Learner(Observer(asked, self.foreknown.variants))
         values = self.foreknown.values(self.settle(drawn))
         self._learned = [axis for axis in range(values.shape[2]) if np.isnan(values[:, :, axis]).any()]

@@ -18,6 +18,8 @@ _STEPS = 48
 """Of the numerical integral over the observed range."""
 
 
+_MAX_FITTED = 200
+"""Observations of a fit, those that are spread evenly over all of them: its time rises with the cube."""
 _LEAST_NOISE = 0.03
 """Standard deviation, as a share of that of all values."""
 
@@ -90,12 +92,12 @@ class Fitted:
     hyperparameters: Hyperparameters
 
     @classmethod
-    def to(cls, design: Design, values: Vector, *, at_most: int) -> "Fitted":
-        """Observations ``values`` (n); ``at_most`` of them, spread evenly, for the process."""
+    def to(cls, design: Design, values: Vector) -> "Fitted":
+        """Observations ``values`` (n)."""
         if len(np.unique(values)) < 3:
             return cls(power=1.0, hyperparameters=Hyperparameters.prior(design.num_parameters))
         power = fit_power(values)
-        kept = np.unique(np.linspace(0, len(values) - 1, at_most).astype(int))
+        kept = np.unique(np.linspace(0, len(values) - 1, _MAX_FITTED).astype(int))
         return cls(power=power, hyperparameters=fit(design.at(kept), Warp(values, power)(values)[kept]))
 
 

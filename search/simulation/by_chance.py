@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search.budget import Limits
-from search.conductor import Conductor, Setup
+from search.conductor import Setup
 from search.foreknown import Works, work_of
 from search.history import outcomes
 from search.memory_ledger import MemoryLedger
@@ -15,9 +15,9 @@ from search.progress import Band, ByChance, Points, Step
 from search.records import Record
 from search.sampler import RandomSampler
 from search.scheduler import NeverStop
-from search.simulation.clock import Clock, Nobody, Workers
+from search.simulation.clock import Clock
 from search.simulation.learned import LearnedPlans, Lessons
-from search.simulation.workers import Recordings
+from search.simulation.workers import Recordings, search_through
 from spaces.draw import draw
 from spaces.methods.finetune import baseline
 from spaces.space_json import SPACE
@@ -90,17 +90,8 @@ def _search(plans: LearnedPlans, run: "Run", limits: Limits) -> list[Record]:
         precisions=run.precisions,
         limits=limits,
     )
-    conductor = Conductor(
-        setup,
-        ledger=ledger,
-        sampler=RandomSampler(draw=partial(draw, run.space), seed=plans.seed),
-        scheduler=NeverStop(),
-        missing=recordings.missing,
-        release=recordings.release,
-        listener=Nobody(),
-        clock=clock,
-    )
-    Workers(conductor, clock, 1, recordings.carry_out).drive()
+    sampler = RandomSampler(draw=partial(draw, run.space), seed=plans.seed)
+    search_through(setup, recordings, sampler=sampler, scheduler=NeverStop(), ledger=ledger, clock=clock)
     return ledger.records
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.budget import Limits, seconds_spent
-from search.conductor import Conductor, Setup
+from search.conductor import Setup
 from search.foreknown import CostTableForeknown, Works
 from search.history import Outcome
 from search.memory_ledger import MemoryLedger
@@ -22,9 +22,9 @@ from search.optuna_terms import Drawing
 from search.records import Record
 from search.sampler import RandomSampler, make_sampler
 from search.scheduler import NeverStop, Scheduler
-from search.simulation.clock import Clock, Nobody, Workers
+from search.simulation.clock import Clock
 from search.simulation.course import Course, Variant
-from search.simulation.workers import Recordings
+from search.simulation.workers import Recordings, search_through
 from spaces.draw import Draw
 from spaces.plan import Plan
 
@@ -82,17 +82,14 @@ def prospect(foreseen: Foreseen, *, workers: int, stopping: bool) -> Prospect:
     clock, ledger = Clock(), MemoryLedger()
     recordings = Recordings(_Plans(foreseen).course)
     setup = replace(foreseen.setup, max_seats=workers, limits=Limits(trials=MOST))
-    conductor = Conductor(
+    search_through(
         setup,
-        ledger=ledger,
+        recordings,
         sampler=_Proposing(foreseen, recordings, clock, ledger),
         scheduler=foreseen.scheduler if stopping else NeverStop(),
-        missing=recordings.missing,
-        release=recordings.release,
-        listener=Nobody(),
+        ledger=ledger,
         clock=clock,
     )
-    Workers(conductor, clock, workers, recordings.carry_out).drive()
     plans = sorted({record.number: record for record in ledger.records}.values(), key=lambda plan: plan.number)
     limits, devices = foreseen.setup.limits, setup.devices_per_trial
     past = _Past(plans, devices, is_cut=ledger.num_trials == MOST)

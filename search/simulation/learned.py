@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
 
 from search.foreknown import Works
 from search.goals import Goals
 from search.history import Outcome
 from search.known_cost.observations import Observer, Rows, no_curve
 from search.known_cost.surrogate import Fitted, Surrogate
-from search.optuna_terms import DistributionChooser, Drawing
+from search.optuna_terms import Drawing, looked_over
 from search.simulation.course import Course, Variant
 from spaces.choosers import RandomChooser
 from spaces.draw import Draw
@@ -23,8 +22,6 @@ from spaces.plan import Plan
 _LOOKED_AT = 300
 """Draws that tell which parameters a space has, and within which ranges."""
 _FOLDS = 5
-_MAX_FITTED = 200
-"""Outcomes of a fit: its time rises with the cube."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,8 @@ class Lessons:
             (outcome for outcome in outcomes if outcome.values is not None),
             key=lambda outcome: (outcome.number, outcome.precision),
         )
-        observer = Observer(_distributions(drawing), precisions)
+        _, asked = looked_over(drawing, RandomChooser(random.Random(0)), count=_LOOKED_AT)
+        observer = Observer(asked, precisions)
         names = [name for name, _ in goals.axes]
         told = {
             axis: observer.of_axis(complete, axis=axis, sign=goals.signs[axis], curve_of=no_curve)
@@ -116,17 +114,8 @@ class LearnedPlans:
         )
 
 
-def _distributions(drawing: Drawing) -> dict[str, BaseDistribution]:
-    asked, chance = dict[str, BaseDistribution](), RandomChooser(random.Random(0))
-    for _ in range(_LOOKED_AT):
-        chooser = DistributionChooser(chance)
-        drawing(chooser)
-        asked |= chooser.asked
-    return asked
-
-
 def _surrogate(rows: Rows) -> Surrogate:
-    return Surrogate(rows.design, rows.values, Fitted.to(rows.design, rows.values, at_most=_MAX_FITTED))
+    return Surrogate(rows.design, rows.values, Fitted.to(rows.design, rows.values))
 
 
 def _log_seconds(outcome: Outcome) -> float | None:

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from search.budget import Limits
-from search.conductor import Conductor, Setup
+from search.conductor import Setup
 from search.goals import CostTable, Goals
 from search.history import Outcome
 from search.memory_ledger import MemoryLedger
 from search.records import Record
 from search.sampler import Propose
 from search.scheduler import Scheduler
-from search.simulation.clock import Clock, Nobody, Workers
+from search.simulation.clock import Clock
 from search.simulation.table import Answers, Table
-from search.simulation.workers import Recordings
+from search.simulation.workers import Recordings, search_through
 from spaces.draw import Draw
 from spaces.objectives import Objective
 
@@ -119,17 +119,8 @@ def simulate(
         table=table, answers=answers, recordings=recordings, goals=goals, costs=costs, seed=seed, workers=workers
     )
     answered = AnsweredSampler(sampler(given), answers)
-    conductor = Conductor(
-        _setup(given, workers=workers, limits=limits),
-        ledger=ledger,
-        sampler=answered,
-        scheduler=scheduler,
-        missing=recordings.missing,
-        release=recordings.release,
-        listener=Nobody(),
-        clock=clock,
-    )
-    Workers(conductor, clock, workers, recordings.carry_out).drive()
+    setup = _setup(given, workers=workers, limits=limits)
+    search_through(setup, recordings, sampler=answered, scheduler=scheduler, ledger=ledger, clock=clock)
     return Simulated(
         records=ledger.records,
         num_trials=ledger.num_trials,

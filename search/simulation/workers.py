@@ -3,8 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 
-from search.memory_ledger import Proposal
-from search.simulation.clock import Work
+from search.conductor import Conductor, Setup
+from search.memory_ledger import MemoryLedger, Proposal
+from search.sampler import Propose
+from search.scheduler import Scheduler
+from search.simulation.clock import Clock, Nobody, Work, Workers
 from search.simulation.course import Course
 from spaces.draw import Draw
 from trainers.progress import Progress
@@ -97,3 +100,20 @@ def _result(course: Course, *, spent: float) -> Result:
         host="virtual",
         notes=course.learned,
     )
+
+
+def search_through(
+    setup: Setup, recordings: Recordings, *, sampler: Propose, scheduler: Scheduler, ledger: MemoryLedger, clock: Clock
+) -> None:
+    """Carry a whole search out in virtual time, with a worker for each of its seats."""
+    conductor = Conductor(
+        setup,
+        ledger=ledger,
+        sampler=sampler,
+        scheduler=scheduler,
+        missing=recordings.missing,
+        release=recordings.release,
+        listener=Nobody(),
+        clock=clock,
+    )
+    Workers(conductor, clock, setup.max_seats, recordings.carry_out).drive()
